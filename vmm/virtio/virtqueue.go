@@ -1,0 +1,60 @@
+package virtio
+
+import (
+	"github.com/huskvm/husk/vmm/virtio/queue"
+)
+
+// Kick is the driver's doorbell of one queue.
+type Kick interface {
+	// Wait blocks until the driver has rung, or returns an error after Cancel.
+	Wait() error
+	Cancel()
+	Rearm()
+}
+
+// Virtqueue is a queue with its two notifications: the driver's kick and the device's interrupt.
+//
+// One goroutine calls Next; Return may be called from any.
+type Virtqueue struct {
+	queue     *queue.Queue
+	kick      Kick
+	interrupt func()
+}
+
+// NewVirtqueue arms kick and joins the three. interrupt must be safe for concurrent use.
+func NewVirtqueue(q *queue.Queue, kick Kick, interrupt func()) *Virtqueue {
+	kick.Rearm()
+	return &Virtqueue{queue: q, kick: kick, interrupt: interrupt}
+}
+
+// Next returns the next chain the driver has made available, and blocks while there is none. The error is a
+// *GuestError, or, after Stop, whatever Kick.Wait gave.
+func (v *Virtqueue) Next() (*queue.Chain, error) {
+	for {
+		c, err := v.TryNext()
+		if c != nil || err != nil {
+			return c, err
+		}
+		if v.queue.EnableKicks() {
+			continue // something came in between
+		}
+		if err := v.kick.Wait(); err != nil {
+			return nil, err
+		}
+		v.queue.DisableKicks()
+	}
+}
+
+// TryNext is Next without blocking: nil when there is nothing.
+func (v *Virtqueue) TryNext() (*queue.Chain, error) { return v.queue.Pop() }
+
+// Return gives a chain back to the driver, with what was written into it, and interrupts the driver if it wants
+// that. The chain must not be used afterwards.
+func (v *Virtqueue) Return(c *queue.Chain) {
+	if v.queue.Push(c) {
+		v.interrupt()
+	}
+}
+
+// Stop makes Next return an error, now and ever after. Chains already taken may still be returned.
+func (v *Virtqueue) Stop() { v.kick.Cancel() }
