@@ -26,21 +26,11 @@ func Map(size uint64) ([]byte, error) {
 // Unmap returns what Map returned.
 func Unmap(b []byte) error { return unix.Munmap(b) }
 
-// Discard gives the pages of [addr, addr+n) back to the host; the guest reads zeroes there afterwards. The range
-// is shrunk to whole pages, since the rest of a page may be in use.
+// Discard is the function of that name for the range [addr, addr+n), which must lie in one region.
 func (s *Space) Discard(addr, n uint64) error {
 	b, err := s.Slice(addr, n)
 	if err != nil {
 		return err
 	}
-	const page = 4096
-	skip := -addr & (page - 1)
-	if n < skip+page {
-		return nil
-	}
-	b = b[skip : skip+(n-skip)&^uint64(page-1)]
-	if err := unix.Madvise(b, unix.MADV_DONTNEED); err != nil {
-		return fmt.Errorf("discard %d bytes at %#x: %w", n, addr, err)
-	}
-	return nil
+	return Discard(b)
 }

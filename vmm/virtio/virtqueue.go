@@ -1,6 +1,8 @@
 package virtio
 
 import (
+	"sync/atomic"
+
 	"github.com/huskvm/husk/vmm/virtio/queue"
 )
 
@@ -14,11 +16,12 @@ type Kick interface {
 
 // Virtqueue is a queue with its two notifications: the driver's kick and the device's interrupt.
 //
-// One goroutine calls Next; Return may be called from any.
+// One goroutine at a time calls Next; Return may be called from any.
 type Virtqueue struct {
 	queue     *queue.Queue
 	kick      Kick
 	interrupt func()
+	stopped   atomic.Bool
 }
 
 // NewVirtqueue arms kick and joins the three. interrupt must be safe for concurrent use.
@@ -30,7 +33,7 @@ func NewVirtqueue(q *queue.Queue, kick Kick, interrupt func()) *Virtqueue {
 // Next returns the next chain the driver has made available, and blocks while there is none. The error is a
 // *GuestError, or, after Stop, whatever Kick.Wait gave.
 func (v *Virtqueue) Next() (*queue.Chain, error) {
-	for {
+	for !v.stopped.Load() { // a driver that never lets the queue run dry must not keep the device from stopping
 		c, err := v.TryNext()
 		if c != nil || err != nil {
 			return c, err
@@ -43,6 +46,7 @@ func (v *Virtqueue) Next() (*queue.Chain, error) {
 		}
 		v.queue.DisableKicks()
 	}
+	return nil, v.kick.Wait()
 }
 
 // TryNext is Next without blocking: nil when there is nothing.
@@ -57,4 +61,7 @@ func (v *Virtqueue) Return(c *queue.Chain) {
 }
 
 // Stop makes Next return an error, now and ever after. Chains already taken may still be returned.
-func (v *Virtqueue) Stop() { v.kick.Cancel() }
+func (v *Virtqueue) Stop() {
+	v.kick.Cancel() // first: once stopped, Next relies on Wait's error
+	v.stopped.Store(true)
+}

@@ -31,7 +31,12 @@ func (c *Chain) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	n := c.readable.transfer(p, func(seg, p []byte) int { return copy(p, seg) })
+	n := 0
+	for n < len(p) && c.readable.size > 0 {
+		k := copy(p[n:], c.readable.list[c.readable.next])
+		c.readable.advance(uint64(k))
+		n += k
+	}
 	if n == 0 {
 		return 0, io.EOF
 	}
@@ -40,7 +45,12 @@ func (c *Chain) Read(p []byte) (int, error) {
 
 // Write copies to the writable part. io.ErrShortWrite when there is too little room.
 func (c *Chain) Write(p []byte) (int, error) {
-	n := c.writable.transfer(p, func(seg, p []byte) int { return copy(seg, p) })
+	n := 0
+	for n < len(p) && c.writable.size > 0 {
+		k := copy(c.writable.list[c.writable.next], p[n:])
+		c.writable.advance(uint64(k))
+		n += k
+	}
 	c.written += uint32(n)
 	if n < len(p) {
 		return n, io.ErrShortWrite
@@ -108,14 +118,4 @@ func (s *segments) advance(n uint64) uint64 {
 		left -= uint64(len(seg))
 	}
 	return n
-}
-
-func (s *segments) transfer(p []byte, move func(seg, p []byte) int) int {
-	done := 0
-	for done < len(p) && s.next < len(s.list) {
-		n := move(s.list[s.next], p[done:])
-		done += n
-		s.advance(uint64(n))
-	}
-	return done
 }
