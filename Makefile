@@ -1,0 +1,140 @@
+# husk: every way to build, test and run it. `make help` lists the targets.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -euc
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# A Go that is new enough, wherever scripts/setup.sh put it.
+export PATH := $(shell scripts/setup.sh --go 2>/dev/null || echo /usr/local/go/bin):$(PATH)
+export CGO_ENABLED := 0
+export GOFLAGS := -tags=no_grpc -buildvcs=false
+
+BIN     := bin
+TESTBIN := $(BIN)/test
+PREFIX  ?= /usr/local
+DESTDIR ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+GO_BUILD   := go build -trimpath -ldflags '$(LDFLAGS)'
+PROGRAMS   := $(addprefix $(BIN)/,containerd-shim-husk-v2 husk husk-vmm)
+ASSETS     := $(BIN)/husk-kernel $(BIN)/husk-initramfs
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# The newest containerd; the oldest supported one is the distribution's package.
+CONTAINERD  := github.com/containerd/containerd/v2
+FUZZTIME    ?= 30s
+RUN         ?= .
+CGROUP      ?= v2
+CONTAINERDS ?= 2 1
+
+##@ Everyday
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: setup build $(TESTBIN)/host $(TESTBIN)/demo $(TESTBIN)/containerd $(TESTBIN)/image.tar ## Set up, build, and watch containers run in microVMs
+	@$(TESTBIN)/demo
+
+.PHONY: test
+test: setup check unit fuzz-seeds build e2e ## Everything: format, vet, lint, unit tests, fuzz seeds, end-to-end tests
+	@echo "make test: all passed"
+
+.PHONY: build
+build: $(PROGRAMS) $(ASSETS) ## Build all of husk into bin/, runnable in place
+
+.PHONY: install
+install: build ## Install under PREFIX (default /usr/local), below DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/husk $(DESTDIR)$(PREFIX)/share/husk
+	install -m 755 $(BIN)/containerd-shim-husk-v2 $(BIN)/husk $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(BIN)/husk-vmm $(DESTDIR)$(PREFIX)/libexec/husk/
+	install -m 644 $(ASSETS) $(DESTDIR)$(PREFIX)/share/husk/
+
+.PHONY: uninstall
+uninstall: ## Remove what install put there
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/containerd-shim-husk-v2 bin/husk libexec/husk/husk-vmm share/husk/husk-kernel share/husk/husk-initramfs)
+	-rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/libexec/husk $(DESTDIR)$(PREFIX)/share/husk
+
+.PHONY: setup
+setup: ## Install the packages and the Go that building and testing need
+	@scripts/setup.sh
+
+.PHONY: clean
+clean: ## Remove bin/; caches outside of the checkout stay
+	rm -rf $(BIN)
+
+##@ Checks
+
+.PHONY: check
+check: ## gofmt, go vet, staticcheck, generated code is current
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	@scripts/proto.sh --check
+
+.PHONY: unit
+unit: ## Unit tests, with the race detector
+	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v -e /test/e2e -e /test/bench)
+
+.PHONY: fuzz-seeds
+fuzz-seeds: ## Run each fuzz target over its seeds
+	go test -run '^Fuzz' $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u | sed 's,^,./,')
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for FUZZTIME (default 30s)
+	@git grep -l '^func Fuzz' -- '*_test.go' | while read -r f; do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' "$$f"); do \
+			echo "== $$target in $$f"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$f")"; \
+		done; \
+	done
+
+.PHONY: e2e
+e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/containerd $(TESTBIN)/image.tar ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, CONTAINERDS="2 1"
+	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' $(CONTAINERDS)
+
+.PHONY: bench
+bench: setup build $(TESTBIN)/host $(TESTBIN)/bench $(TESTBIN)/containerd $(TESTBIN)/image.tar ## Benchmarks against runc and QEMU, as ratios of one interleaved run
+	@$(TESTBIN)/bench
+
+##@ Development
+
+.PHONY: proto
+proto: ## Generate the Go code of proto/ again
+	@scripts/proto.sh
+
+.PHONY: host-shell
+host-shell: build $(TESTBIN)/host $(TESTBIN)/containerd $(TESTBIN)/image.tar ## A shell in the KVM test host, with bin/ on its PATH
+	@PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(TESTBIN):$$PATH" $(TESTBIN)/host -cgroup $(CGROUP) -interactive -- bash -l
+
+.PHONY: kernel
+kernel: $(BIN)/husk-kernel ## Build the guest kernel alone
+
+# Go knows best what is out of date; the rest is made once.
+.PHONY: FORCE
+FORCE:
+
+$(BIN)/containerd-shim-husk-v2: FORCE
+	@$(GO_BUILD) -o $@ ./shim/cmd/containerd-shim-husk-v2
+$(BIN)/husk: FORCE
+	@$(GO_BUILD) -o $@ ./shim/cmd/husk
+$(BIN)/husk-vmm: FORCE
+	@$(GO_BUILD) -o $@ ./vmm/cmd/husk-vmm
+$(BIN)/husk-agent: FORCE
+	@$(GO_BUILD) -o $@ ./guest-agent/cmd/husk-agent
+$(BIN)/husk-initramfs: $(BIN)/husk-agent
+	@go run ./guest-agent/cmd/mkinitramfs -agent $< -o $@
+$(BIN)/husk-kernel: kernel-configs/*
+	@kernel-configs/build.sh $@ && touch $@
+
+$(TESTBIN)/host $(TESTBIN)/demo $(TESTBIN)/bench: FORCE
+	@$(GO_BUILD) -o $@ ./test/$(@F)
+$(TESTBIN)/e2e.test: FORCE
+	@go test -c -o $@ ./test/e2e
+$(TESTBIN)/image.tar: FORCE
+	@go run ./test/image -o $@
+$(TESTBIN)/containerd: go.mod
+	@mkdir -p $@
+	@go build -tags no_btrfs,no_devmapper,no_zfs -o $@ $(CONTAINERD)/cmd/containerd $(CONTAINERD)/cmd/ctr && touch $@

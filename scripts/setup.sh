@@ -1,0 +1,87 @@
+#!/bin/sh
+# Installs what building and testing husk needs, and is not there yet: Debian packages, and Go.
+#
+#   scripts/setup.sh          installs
+#   scripts/setup.sh --go     prints the directory of a Go that is new enough, for PATH
+#
+# Works on Debian and Ubuntu, as root or with sudo. Does nothing, quickly, when everything is there.
+set -eu
+
+here=$(cd "$(dirname "$0")/.." && pwd)
+cache=${HUSK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/husk}
+want=$(sed -n 's/^go //p' "$here/go.mod")
+
+die() { echo "setup: $*" >&2; exit 1; }
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"
+	elif command -v sudo >/dev/null; then sudo "$@"
+	else die "cannot run '$*': become root, or install sudo"
+	fi
+}
+
+# installed says whether a package is there.
+installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
+
+packages() {
+	# Kernel: a compiler and its friends. Tests: the host's kernel, its QEMU, containerd 1.6, runc, busybox.
+	p="ca-certificates curl make gcc libc6-dev binutils flex bison bc libelf-dev libssl-dev xz-utils kmod git
+		busybox-static qemu-system-x86 containerd runc systemd dbus iproute2 protobuf-compiler"
+	case $(. /etc/os-release; echo "$ID") in
+	debian) p="$p linux-image-amd64" ;;
+	*) p="$p linux-image-generic" ;;
+	esac
+	for q in $p; do installed "$q" || echo "$q"; done
+	# The kernel's source is a package where Debian has it; elsewhere build.sh fetches the tarball.
+	if ! installed linux-source-6.12 && ! ls /usr/src/linux-source-6.12.tar.* >/dev/null 2>&1; then echo "?linux-source-6.12"; fi
+}
+
+# new_enough compares the version of the go in $1 with go.mod's.
+new_enough() {
+	v=$("$1" env GOVERSION 2>/dev/null | sed 's/^go//') || return 1
+	[ -n "$v" ] && [ "$(printf '%s\n%s\n' "$want" "$v" | sort -V | head -1)" = "$want" ]
+}
+
+# find_go prints the directory of a go that is new enough.
+find_go() {
+	for g in "$(command -v go || true)" /usr/local/go/bin/go "$cache/go-$want/bin/go"; do
+		if [ -n "$g" ] && [ -x "$g" ] && GOTOOLCHAIN=local new_enough "$g"; then dirname "$g"; return; fi
+	done
+	return 1
+}
+
+# install_go takes the toolchain from the Go module proxy, where it is a module, with whatever go the
+# distribution has.
+install_go() {
+	command -v go >/dev/null || as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends golang-go >&2
+	arch=$(go env GOARCH)
+	echo "setup: fetching go $want" >&2
+	tmp=$(mktemp -d)
+	dir=$(cd "$tmp" && GOTOOLCHAIN=local GOFLAGS=-mod=mod GONOSUMDB=golang.org/toolchain go mod download -json "golang.org/toolchain@v0.0.1-go$want.linux-$arch" |
+		sed -n 's/^[[:space:]]*"Dir": "\(.*\)",*$/\1/p')
+	rm -rf "$tmp"
+	[ -d "$dir" ] || die "go $want is not to be had: install it in /usr/local/go"
+	mkdir -p "$cache"
+	rm -rf "$cache/go-$want"
+	cp -r "$dir" "$cache/go-$want"
+	chmod -R u+w "$cache/go-$want"
+	chmod +x "$cache/go-$want"/bin/* "$cache/go-$want"/pkg/tool/*/*
+}
+
+if [ "${1:-}" = --go ]; then
+	find_go || die "no Go $want: run make setup"
+	exit
+fi
+
+[ -r /etc/debian_version ] || die "this is neither Debian nor Ubuntu: install the packages of scripts/setup.sh yourself"
+missing=$(packages)
+if [ -n "$missing" ]; then
+	must=$(echo "$missing" | grep -v '^?' || true)
+	may=$(echo "$missing" | sed -n 's/^?//p')
+	echo "setup: installing" $must $may >&2
+	as_root apt-get update -q >&2
+	if [ -n "$must" ]; then as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $must >&2; fi
+	for q in $may; do as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$q" >&2 || true; done
+fi
+find_go >/dev/null || install_go
+find_go >/dev/null || die "no Go $want"
