@@ -1,0 +1,254 @@
+package bundle
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/shim/internal/config"
+)
+
+func defaults() *config.Config {
+	return &config.Config{
+		DefaultVCPUs: 1, DefaultMemory: 512 << 20, GuestReserve: 96 << 20,
+		AllowedAnnotations: []string{config.AnnotationVCPUs, config.AnnotationMemory},
+	}
+}
+
+func minimal() *specs.Spec {
+	return &specs.Spec{
+		Process: &specs.Process{Args: []string{"sh"}},
+		Root:    &specs.Root{Path: "rootfs"},
+		Linux:   &specs.Linux{Resources: &specs.LinuxResources{}},
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestIdentify(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		annotations map[string]string
+		want        Identity
+	}{
+		{"plain", nil, Identity{"c", Single}},
+		{"containerd pod", map[string]string{"io.kubernetes.cri.container-type": "sandbox", "io.kubernetes.cri.sandbox-id": "c"}, Identity{"c", Pod}},
+		{"containerd member", map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "p"}, Identity{"p", Member}},
+		{"CRI-O pod", map[string]string{"io.kubernetes.cri-o.ContainerType": "sandbox", "io.kubernetes.cri-o.SandboxID": "c"}, Identity{"c", Pod}},
+		{"CRI-O member", map[string]string{"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "p"}, Identity{"p", Member}},
+		{"member of nothing", map[string]string{"io.kubernetes.cri.container-type": "container"}, Identity{"c", Single}},
+	} {
+		if got := Identify("c", test.annotations); got != test.want {
+			t.Errorf("%s: %+v, want %+v", test.name, got, test.want)
+		}
+	}
+}
+
+func TestSizing(t *testing.T) {
+	cpu := func(quota int64, period uint64) func(*specs.Spec) {
+		return func(s *specs.Spec) { s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period} }
+	}
+	memory := func(limit int64) func(*specs.Spec) {
+		return func(s *specs.Spec) { s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit} }
+	}
+	annotation := func(k, v string) func(*specs.Spec) {
+		return func(s *specs.Spec) { s.Annotations = map[string]string{k: v} }
+	}
+	const mib = 1 << 20
+	for _, test := range []struct {
+		name string
+		set  func(*specs.Spec)
+		want Size
+	}{
+		{"defaults", func(*specs.Spec) {}, Size{1, 512 * mib}},
+		{"no resources", func(s *specs.Spec) { s.Linux.Resources = nil }, Size{1, 512 * mib}},
+		{"half a CPU", cpu(50_000, 100_000), Size{1, 512 * mib}},
+		{"one and a half", cpu(150_000, 100_000), Size{2, 512 * mib}},
+		{"exactly two", cpu(200_000, 100_000), Size{2, 512 * mib}},
+		{"no quota", cpu(-1, 100_000), Size{1, 512 * mib}},
+		{"no period", func(s *specs.Spec) { s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: ptr(int64(300_000))} }, Size{3, 512 * mib}},
+		{"more than there can be", cpu(1<<40, 1000), Size{MaxVCPUs, 512 * mib}},
+		{"memory", memory(256 * mib), Size{1, (256 + 96 + 4) * mib}},
+		{"memory of an odd size", memory(256*mib + 1), Size{1, (256 + 96 + 4 + 2) * mib}},
+		{"unlimited memory", memory(-1), Size{1, 512 * mib}},
+		{"kubernetes' unlimited memory", memory(1<<63 - 4096), Size{1, 512 * mib}},
+		{"annotated CPUs", annotation(config.AnnotationVCPUs, "4"), Size{4, 512 * mib}},
+		{"annotated memory", annotation(config.AnnotationMemory, "1Gi"), Size{1, 1024 * mib}},
+	} {
+		spec := minimal()
+		test.set(spec)
+		got, err := SizeOf(spec, defaults())
+		if err != nil || got != test.want {
+			t.Errorf("%s: %+v, %v; want %+v", test.name, got, err, test.want)
+		}
+	}
+}
+
+func TestSizingNamesABadAnnotation(t *testing.T) {
+	for _, test := range []struct{ key, value, want string }{
+		{config.AnnotationVCPUs, "0", "from 1 to"},
+		{config.AnnotationVCPUs, "many", "many"},
+		{config.AnnotationMemory, "much", "much"},
+		{config.AnnotationMemory, "8MiB", "too little memory"},
+	} {
+		spec := minimal()
+		spec.Annotations = map[string]string{test.key: test.value}
+		_, err := SizeOf(spec, defaults())
+		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), test.key) {
+			t.Errorf("%s=%s: error %v", test.key, test.value, err)
+		}
+		c := defaults()
+		c.AllowedAnnotations = nil
+		if _, err := SizeOf(spec, c); err == nil || !strings.Contains(err.Error(), "allowed_annotations") {
+			t.Errorf("%s not allowed: error %v", test.key, err)
+		}
+	}
+}
+
+func TestTheGuestsSpecNamesNothingOfTheHost(t *testing.T) {
+	spec := minimal()
+	spec.Process.ApparmorProfile = "cri-containerd.apparmor.d"
+	spec.Process.SelinuxLabel = "l"
+	spec.Linux.CgroupsPath = "system.slice:husk:c"
+	spec.Linux.MountLabel = "l"
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: "/run/l"}
+	spec.Linux.Namespaces = []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace, Path: "/proc/1/ns/pid"}, {Type: specs.NetworkNamespace, Path: "/run/netns/x"}, {Type: specs.MountNamespace},
+	}
+	spec.Linux.Devices = []specs.LinuxDevice{
+		{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}, {Path: "/dev/sda", Type: "b", Major: 8},
+	}
+	spec.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: "3", Quota: ptr(int64(1000))}
+	spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true}}
+	before, _ := json.Marshal(spec)
+
+	g, err := ForGuest("c", spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := json.Marshal(spec); string(after) != string(before) {
+		t.Error("the host's specification was changed")
+	}
+	want := minimal()
+	want.Linux = &specs.Linux{
+		Seccomp:    &specs.LinuxSeccomp{DefaultAction: specs.ActAllow},
+		Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}},
+		Devices:    []specs.LinuxDevice{{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}},
+		Resources:  &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(1000))}},
+	}
+	if diff := cmp.Diff(want, g.Spec); diff != "" {
+		t.Error(diff)
+	}
+	if len(g.Notes) != 1 || !strings.Contains(g.Notes[0], "/dev/sda") {
+		t.Errorf("notes %q", g.Notes)
+	}
+}
+
+func TestEveryBindIsAShareOfItsOwn(t *testing.T) {
+	spec := minimal()
+	spec.Mounts = []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc"},
+		{Destination: "/etc/resolv.conf", Type: "bind", Source: "/run/r", Options: []string{"rbind", "ro"}},
+		{Destination: "/data", Source: "/srv", Options: []string{"rbind", "rprivate"}},
+		{Destination: "/again", Type: "none", Source: "/srv", Options: []string{"bind"}},
+		{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=1m"}},
+	}
+	g, err := ForGuest("c", spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(g.Binds) != 3 {
+		t.Fatalf("binds %+v", g.Binds)
+	}
+	names := map[string]bool{}
+	for i, want := range []Share{{Source: "/run/r", ReadOnly: true}, {Source: "/srv"}, {Source: "/srv"}} {
+		got := g.Binds[i]
+		if names[got.Name] || len(got.Name) > 20 || strings.Contains(got.Name, "/") {
+			t.Errorf("name %q", got.Name)
+		}
+		names[got.Name] = true
+		if m := g.Spec.Mounts[i+1+btoi(i > 2)]; m.Source != GuestPath(got.Name) {
+			t.Errorf("mount of %s has source %s", m.Destination, m.Source)
+		}
+		got.Name = ""
+		if got != want {
+			t.Errorf("bind %d: %+v, want %+v", i, got, want)
+		}
+	}
+	for _, i := range []int{0, 4} {
+		if diff := cmp.Diff(spec.Mounts[i], g.Spec.Mounts[i]); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if len(g.RootID) > 20 {
+		t.Errorf("root id %q is too long for a serial", g.RootID)
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func TestHooksAreRefusedByName(t *testing.T) {
+	spec := minimal()
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/usr/bin/nerdctl"}}}
+	_, err := ForGuest("c", spec)
+	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "createRuntime hook /usr/bin/nerdctl") {
+		t.Fatalf("error %v", err)
+	}
+}
+
+func TestLoadSaysWhatIsWrong(t *testing.T) {
+	for _, test := range []struct{ text, want string }{
+		{"{", "parse"},
+		{"{}", "not a Linux container's"},
+		{`{"process": {"args": []}, "root": {"path": "r"}, "linux": {}}`, "process.args is empty"},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(test.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v", test.text, err)
+		}
+	}
+	if _, err := Load(t.TempDir()); err == nil || !strings.Contains(err.Error(), "config.json") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestHostRoot(t *testing.T) {
+	spec := minimal()
+	if got, err := HostRoot("/b", spec); err != nil || got != "/b/rootfs" {
+		t.Errorf("%s, %v", got, err)
+	}
+	spec.Root.Path = "/abs"
+	if got, err := HostRoot("/b", spec); err != nil || got != "/abs" {
+		t.Errorf("%s, %v", got, err)
+	}
+	spec.Root.Path = ""
+	if _, err := HostRoot("/b", spec); err == nil {
+		t.Error("an empty path is taken")
+	}
+}
+
+func TestAnExecsProcessLosesTheHostsLabels(t *testing.T) {
+	p, err := ProcessForGuest([]byte(`{"args":["id"],"cwd":"/","apparmorProfile":"x","selinuxLabel":"y"}`))
+	if err != nil || p.ApparmorProfile != "" || p.SelinuxLabel != "" || p.Args[0] != "id" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	for _, bad := range []string{"", "{}", "[]"} {
+		if _, err := ProcessForGuest([]byte(bad)); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}

@@ -1,0 +1,206 @@
+package bundle
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Where things are in the guest.
+const (
+	guestShares = "/run/husk/shares"
+	guestDisks  = "/run/husk/disks"
+)
+
+// Share is a host path to appear in the guest at GuestPath(Name): a directory, or exactly one file.
+type Share struct {
+	Name     string
+	Source   string // on the host
+	ReadOnly bool
+}
+
+// GuestPath is where the guest finds the share called name.
+func GuestPath(name string) string { return path.Join(guestShares, name) }
+
+// DiskPath is where the guest mounts the disk with a serial.
+func DiskPath(serial string) string { return path.Join(guestDisks, serial) }
+
+// Guest is what the guest is told and given for one container.
+type Guest struct {
+	Spec   *specs.Spec
+	Binds  []Share  // in the order of the specification's mounts
+	Notes  []string // what was left out, for the log
+	RootID string   // a name for the container's root, as share or as disk serial
+}
+
+// ForGuest makes the guest's specification from the host's, which it leaves alone. The guest is the sandbox,
+// so everything that names an object of the host goes: namespace paths, cgroup path, devices, labels of the
+// host's security modules. root.path is for the caller to set, to GuestPath or DiskPath of RootID.
+func ForGuest(id string, spec *specs.Spec) (*Guest, error) {
+	if err := refuseHooks(spec.Hooks); err != nil {
+		return nil, err
+	}
+	guest, err := clone(spec)
+	if err != nil {
+		return nil, err
+	}
+	g := &Guest{Spec: guest, RootID: shareName(id, "root")}
+	guest.Hooks = nil
+	guest.Windows, guest.Solaris, guest.VM, guest.ZOS = nil, nil, nil, nil
+	g.stripProcess(guest.Process)
+	g.stripLinux(guest.Linux)
+	for i := range guest.Mounts {
+		m := &guest.Mounts[i]
+		if !IsBind(*m) {
+			continue
+		}
+		if m.Source == "" {
+			return nil, fmt.Errorf("mount of %s: a bind mount without a source: %w", m.Destination, errdefs.ErrInvalidArgument)
+		}
+		share := Share{
+			Name:     shareName(id, fmt.Sprint("mount", i)),
+			Source:   m.Source,
+			ReadOnly: slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro"),
+		}
+		m.Source = GuestPath(share.Name)
+		g.Binds = append(g.Binds, share)
+	}
+	return g, nil
+}
+
+// IsBind says whether m shows a host path in the container.
+func IsBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+// shareName is at most 20 bytes, which is what a disk's serial may have.
+func shareName(id, part string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:5]) + "-" + part
+}
+
+func clone(spec *specs.Spec) (*specs.Spec, error) {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return nil, fmt.Errorf("copy specification: %w", err)
+	}
+	c := new(specs.Spec)
+	if err := json.Unmarshal(data, c); err != nil {
+		return nil, fmt.Errorf("copy specification: %w", err)
+	}
+	return c, nil
+}
+
+// refuseHooks refuses what would be told the pid of the VMM and take its namespaces for the container's.
+func refuseHooks(hooks *specs.Hooks) error {
+	if hooks == nil {
+		return nil
+	}
+	for _, kind := range []struct {
+		name  string
+		hooks []specs.Hook
+	}{
+		{"prestart", hooks.Prestart}, //nolint:staticcheck // deprecated, and docker's own
+		{"createRuntime", hooks.CreateRuntime},
+		{"createContainer", hooks.CreateContainer},
+		{"startContainer", hooks.StartContainer},
+		{"poststart", hooks.Poststart},
+		{"poststop", hooks.Poststop},
+	} {
+		if len(kind.hooks) > 0 {
+			return fmt.Errorf("%s hook %s: hooks are not supported yet: %w",
+				kind.name, kind.hooks[0].Path, errdefs.ErrNotImplemented)
+		}
+	}
+	return nil
+}
+
+// ProcessForGuest makes an exec's process from the host's JSON.
+func ProcessForGuest(data []byte) (*specs.Process, error) {
+	p := new(specs.Process)
+	if err := json.Unmarshal(data, p); err != nil {
+		return nil, fmt.Errorf("parse the process to execute: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if len(p.Args) == 0 {
+		return nil, fmt.Errorf("the process to execute has no arguments: %w", errdefs.ErrInvalidArgument)
+	}
+	new(Guest).stripProcess(p)
+	return p, nil
+}
+
+// stripProcess drops the host's security labels: the guest's kernel has neither AppArmor nor SELinux.
+func (g *Guest) stripProcess(p *specs.Process) {
+	p.ApparmorProfile = ""
+	p.SelinuxLabel = ""
+}
+
+func (g *Guest) stripLinux(l *specs.Linux) {
+	l.CgroupsPath = ""
+	l.MountLabel = ""
+	l.IntelRdt = nil
+	if l.Seccomp != nil {
+		l.Seccomp.ListenerPath, l.Seccomp.ListenerMetadata = "", ""
+	}
+	// The VM's own network namespace is the sandbox's; the host's is connected to it from outside.
+	l.Namespaces = slices.DeleteFunc(l.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.NetworkNamespace
+	})
+	for i := range l.Namespaces {
+		l.Namespaces[i].Path = ""
+	}
+	l.NetDevices = nil
+	g.keepGuestDevices(l)
+	if r := l.Resources; r != nil {
+		r.BlockIO, r.Network, r.Rdma, r.Devices = nil, nil, nil, nil
+		if r.CPU != nil {
+			// These number the host's CPUs and nodes; the host's cgroup holds the VM to them.
+			r.CPU.Cpus, r.CPU.Mems = "", ""
+			// Realtime scheduling groups exist in cgroup v1 only.
+			r.CPU.RealtimePeriod, r.CPU.RealtimeRuntime = nil, nil
+		}
+	}
+}
+
+// deviceNumber is a device node's kind and numbers.
+type deviceNumber struct {
+	kind         string
+	major, minor int64
+}
+
+// guestDevices have the same numbers in every Linux, so the guest's own is meant as much as the host's.
+var guestDevices = []deviceNumber{
+	{"c", 1, 3}, {"c", 1, 5}, {"c", 1, 7}, {"c", 1, 8}, {"c", 1, 9}, {"c", 1, 11}, // null zero full random urandom kmsg
+	{"c", 5, 0}, {"c", 5, 2}, // tty ptmx
+	{"c", 10, 200}, {"c", 10, 229}, // net/tun fuse
+}
+
+// keepGuestDevices drops the device nodes that would be other devices in the guest than on the host.
+func (g *Guest) keepGuestDevices(l *specs.Linux) {
+	l.Devices = slices.DeleteFunc(l.Devices, func(d specs.LinuxDevice) bool {
+		if slices.Contains(guestDevices, deviceNumber{d.Type, d.Major, d.Minor}) || d.Type == "p" {
+			return false
+		}
+		g.Notes = append(g.Notes, fmt.Sprintf("device %s (%s %d:%d) is the host's and not passed through", d.Path, d.Type, d.Major, d.Minor))
+		return true
+	})
+}
+
+// HostRoot is the root's path on the host when no mounts were given for it, as CRI-O does.
+func HostRoot(bundle string, spec *specs.Spec) (string, error) {
+	switch p := spec.Root.Path; {
+	case p == "":
+		return "", errors.New("the specification has no root.path, and no mounts were given for the root")
+	case filepath.IsAbs(p):
+		return p, nil
+	default:
+		return filepath.Join(bundle, p), nil
+	}
+}

@@ -1,0 +1,161 @@
+// Package mounts prepares host paths for the guest: it mounts a container's root in the shim's private mount
+// namespace and opens what is to be shared. What it opens, it opens with O_PATH; only the VMM walks below.
+package mounts
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/core/mount"
+	"golang.org/x/sys/unix"
+)
+
+// Root is a container's root file system, ready to be given to a VM: a directory or a disk.
+type Root struct {
+	// File is the directory, O_PATH, or the block device or image.
+	File *os.File
+	// Disk is nil for a directory.
+	Disk *Disk
+
+	target string // where it is mounted; empty when nothing was
+}
+
+// Disk is a root that the guest mounts itself.
+type Disk struct {
+	FSType   string
+	Options  []string
+	ReadOnly bool
+}
+
+// diskTypes are the file systems that the guest's kernel mounts from a disk.
+var diskTypes = []string{"ext4", "erofs", "xfs"}
+
+// OpenRoot makes the root that the mounts describe. A single mount of a disk's file system goes to the guest
+// as it is; all others are mounted at target, a directory that it creates. Without mounts the root is at path.
+func OpenRoot(mounts []*types.Mount, target, path string) (*Root, error) {
+	if len(mounts) == 0 {
+		f, err := openPath(path)
+		if err != nil {
+			return nil, fmt.Errorf("open the root file system: %w", err)
+		}
+		return &Root{File: f}, nil
+	}
+	if len(mounts) == 1 && slices.Contains(diskTypes, mounts[0].Type) {
+		return openDisk(mounts[0])
+	}
+	if err := os.MkdirAll(target, 0o711); err != nil {
+		return nil, fmt.Errorf("create the root's mount point: %w", err)
+	}
+	for i, m := range mounts {
+		host := mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options}
+		if err := host.Mount(target); err != nil {
+			err = fmt.Errorf("mount the root file system (%s): %w", describe(m), explain(m, err))
+			if i > 0 {
+				err = errors.Join(err, unmount(target))
+			}
+			return nil, err
+		}
+	}
+	f, err := openPath(target)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the root file system: %w", err), unmount(target))
+	}
+	return &Root{File: f, target: target}, nil
+}
+
+// Close ends the root's use on the host. The VM must be gone, or have given its share up.
+func (r *Root) Close() error {
+	err := r.File.Close()
+	if r.target != "" {
+		err = errors.Join(err, unmount(r.target))
+	}
+	return err
+}
+
+// unmount takes everything off target, lazily: a process that still looks below must not keep the rest here.
+func unmount(target string) error {
+	for {
+		err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil || errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT): // nothing is mounted there any more
+			return nil
+		default:
+			return fmt.Errorf("unmount %s: %w", target, err)
+		}
+	}
+}
+
+func openDisk(m *types.Mount) (*Root, error) {
+	disk := &Disk{FSType: m.Type, ReadOnly: m.Type == "erofs"}
+	for _, option := range m.Options {
+		switch option {
+		case "loop": // the file is the disk
+		case "ro":
+			disk.ReadOnly = true
+			disk.Options = append(disk.Options, option)
+		default:
+			if strings.HasPrefix(option, "X-containerd.") || strings.HasPrefix(option, "device=") {
+				return nil, fmt.Errorf("mount the root file system (%s): option %s is not supported on a disk given to a VM",
+					describe(m), option)
+			}
+			disk.Options = append(disk.Options, option)
+		}
+	}
+	how := os.O_RDWR
+	if disk.ReadOnly {
+		how = os.O_RDONLY
+	}
+	f, err := os.OpenFile(m.Source, how, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the root's disk (%s): %w", describe(m), err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() && info.Mode().Type()&^os.ModeDevice != 0 {
+		err = errors.New("neither a block device nor a regular file")
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open the root's disk %s: %w", m.Source, err)
+	}
+	return &Root{File: f, Disk: disk}, nil
+}
+
+// describe names a mount briefly: overlay options may be kilobytes.
+func describe(m *types.Mount) string {
+	options := strings.Join(m.Options, ",")
+	if len(options) > 200 {
+		options = options[:200] + "…"
+	}
+	return fmt.Sprintf("type %s, source %s, options %q", m.Type, m.Source, options)
+}
+
+// explain adds the remedy where errno alone leaves one guessing.
+func explain(m *types.Mount, err error) error {
+	if errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("%w: this host's kernel has no file system %q: load its module (modprobe %s), or choose another snapshotter",
+			err, m.Type, m.Type)
+	}
+	return err
+}
+
+func openPath(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// OpenSource opens the source of a bind mount, whatever kind of file it is.
+func OpenSource(path string) (*os.File, error) {
+	f, err := openPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the source of a bind mount: %w", err)
+	}
+	return f, nil
+}
