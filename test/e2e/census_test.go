@@ -1,0 +1,74 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+)
+
+// counts is what of husk is on the host: one entry a thing.
+type counts []string
+
+// census lists every process, mount, cgroup, interface, socket and file that a sandbox may have made.
+func census(t *testing.T) counts {
+	t.Helper()
+	var c counts
+	add := func(kind string, names ...string) {
+		for _, n := range names {
+			c = append(c, kind+" "+n)
+		}
+	}
+	procs, _ := filepath.Glob("/proc/[0-9]*/comm")
+	for _, p := range procs {
+		comm, err := os.ReadFile(p)
+		// The kernel cuts names to 15 bytes.
+		if err == nil && (strings.HasPrefix(string(comm), "containerd-shim") || strings.HasPrefix(string(comm), "husk")) {
+			if strings.TrimSpace(string(comm)) != "husk-host" {
+				add("process", fmt.Sprint(strings.TrimSpace(string(comm)), " ", filepath.Base(filepath.Dir(p))))
+			}
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if target := strings.Fields(line)[4]; strings.Contains(target, shared.Dir()) || strings.Contains(target, "/husk/") {
+			add("mount", target)
+		}
+	}
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && (strings.Contains(path, "/default/") || strings.Contains(path, "husk")) {
+			add("cgroup", path)
+		}
+		return nil
+	})
+	for _, pattern := range []string{
+		"/run/husk/*", "/run/containerd/s/*", "/sys/class/net/*", filepath.Join(shared.StateDir(), "io.containerd.runtime.v2.task/*/*"),
+	} {
+		names, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		add("file", names...)
+	}
+	sort.Strings(c)
+	return c
+}
+
+// expect waits until the host is as it was, and fails the test when it is not within half a minute.
+func (c counts) expect(t *testing.T) {
+	t.Helper()
+	want := strings.Join(c, "\n")
+	var got string
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if got = strings.Join(census(t), "\n"); got == want {
+			return
+		}
+	}
+	t.Errorf("something is left behind\nbefore:\n%s\nafter:\n%s", want, got)
+}

@@ -1,0 +1,194 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// pidsOf lists the processes with a name.
+func pidsOf(t *testing.T, comm string) []int {
+	t.Helper()
+	var pids []int
+	for _, line := range census(t) {
+		f := strings.Fields(line)
+		if len(f) == 3 && f[0] == "process" && strings.HasPrefix(f[1], comm) {
+			pid, err := strconv.Atoi(f[2])
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+const (
+	shimName = "containerd-shim"
+	vmmName  = "husk-vmm"
+)
+
+func TestKilledWhileRunningIs137AndLeavesNothing(t *testing.T) {
+	for _, victim := range []string{shimName, vmmName} {
+		t.Run(victim, func(t *testing.T) {
+			before := census(t)
+			b := start(t, nil, "sleep", "1000")
+			for _, pid := range pidsOf(t, victim) {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			if res := b.wait(t); res.Status != 137 {
+				t.Errorf("status %d: %s", res.Status, res.Stderr)
+			}
+			before.expect(t)
+		})
+	}
+}
+
+func TestKilledDuringCreateLeavesNothing(t *testing.T) {
+	for _, victim := range []string{shimName, vmmName} {
+		t.Run(victim, func(t *testing.T) {
+			before := census(t)
+			b := launch(t, nil, "sleep", "1000")
+			eventually(t, victim+" is there", func() bool {
+				for _, pid := range pidsOf(t, victim) {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+					return true
+				}
+				return false
+			})
+			if res := b.wait(t); res.Status == 0 {
+				t.Errorf("ctr run says that all went well")
+			}
+			before.expect(t)
+		})
+	}
+}
+
+func TestContainerOutlivesContainerd(t *testing.T) {
+	before := census(t)
+	b := start(t, []string{"--detach"}, "sh", "-c", "trap 'exit 44' TERM; sleep 1000 & wait")
+	if err := shared.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := shared.Launch(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := taskStatus(t, b.id); got != "RUNNING" {
+		t.Fatalf("after containerd's restart the task is %q", got)
+	}
+	if res := ctr(t, "task", "exec", "--exec-id", "after", b.id, "echo", "alive"); res.Stdout != "alive\n" {
+		t.Errorf("%+v", res)
+	}
+	ctr(t, "task", "kill", "-s", "SIGTERM", b.id)
+	eventually(t, "task is stopped", func() bool { return taskStatus(t, b.id) == "STOPPED" })
+	out, err := shared.Ctr(testContext(t), "task", "rm", b.id).CombinedOutput()
+	if err == nil || !strings.Contains(string(out)+err.Error(), "44") {
+		t.Errorf("task rm says %v: %s, want the status 44", err, out)
+	}
+	ctr(t, "container", "rm", b.id)
+	before.expect(t)
+}
+
+func TestExitWhileContainerdIsDownIsDelivered(t *testing.T) {
+	before := census(t)
+	b := start(t, []string{"--detach"}, "sh", "-c", "sleep 3; exit 45")
+	if err := shared.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Second) // the point of the test: the exit happens with nobody there
+	if err := shared.Launch(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "task is stopped", func() bool { return taskStatus(t, b.id) == "STOPPED" })
+	out, err := shared.Ctr(testContext(t), "task", "rm", b.id).CombinedOutput()
+	if err == nil || !strings.Contains(string(out)+err.Error(), "45") {
+		t.Errorf("task rm says %v: %s, want the status 45", err, out)
+	}
+	ctr(t, "container", "rm", b.id)
+	before.expect(t)
+}
+
+func TestContainerdKilledDuringCreateLeavesNothing(t *testing.T) {
+	before := census(t)
+	b := launch(t, nil, "sleep", "1000")
+	eventually(t, "a VMM is there", func() bool { return len(pidsOf(t, vmmName)) > 0 })
+	if err := shared.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-b.done
+	if err := shared.Launch(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	_ = shared.Ctr(ctx, "task", "rm", "-f", b.id).Run()
+	_ = shared.Ctr(ctx, "container", "rm", b.id).Run()
+	before.expect(t)
+}
+
+func TestPidIsAliveThenGone(t *testing.T) {
+	b := start(t, nil, "sleep", "1000")
+	pid, err := strconv.Atoi(taskPID(t, b.id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, 0); err != nil {
+		t.Errorf("pid %d of a running task: %v", pid, err)
+	}
+	ctr(t, "task", "kill", "-s", "SIGKILL", b.id)
+	b.wait(t)
+	eventually(t, fmt.Sprintf("pid %d is gone", pid), func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
+}
+
+func TestGuestPanicIs255WithTheConsoleInTheLog(t *testing.T) {
+	before := census(t)
+	b := start(t, []string{"--privileged"}, "sh", "-c", "sleep 1; echo c > /proc/sysrq-trigger; sleep 1000")
+	begin := time.Now()
+	res := b.wait(t)
+	if res.Status != 255 {
+		t.Errorf("status %d: %s", res.Status, res.Stderr)
+	}
+	if took := time.Since(begin); took > 30*time.Second {
+		t.Errorf("it took %s to notice", took)
+	}
+	log, err := os.ReadFile(shared.LogPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(log), "Kernel panic") {
+		t.Error("the console's tail is not in the log")
+	}
+	before.expect(t)
+}
+
+func TestFiftyInARowLeaveNothing(t *testing.T) {
+	before := census(t)
+	for i := range 50 {
+		if res := ctrRun(t, nil, "sh", "-c", fmt.Sprintf("exit %d", i)); res.Status != i {
+			t.Fatalf("run %d: %+v", i, res)
+		}
+	}
+	before.expect(t)
+}
+
+func TestEightAtOnceLeaveNothing(t *testing.T) {
+	before := census(t)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		id := newID(t)
+		wg.Go(func() {
+			res, err := shared.Run(testContext(t), id, nil, "sh", "-c", fmt.Sprintf("echo %s; exit %d", id, 100+i))
+			if err != nil || res.Status != 100+i || strings.TrimSpace(res.Stdout) != id {
+				t.Errorf("%s: %v, %+v", id, err, res)
+			}
+		})
+	}
+	wg.Wait()
+	before.expect(t)
+}

@@ -1,0 +1,214 @@
+// Package e2e drives husk as its users do: through containerd, with real microVMs. Everything here needs KVM and
+// root, which the KVM test host has; `make e2e` runs it there, with the oldest and the newest containerd.
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/huskvm/husk/test/rig"
+)
+
+var (
+	containerd = flag.String("containerd", "", "directory of containerd and ctr; empty is the distribution's")
+	bin        = flag.String("bin", "", "directory of husk's programs and assets")
+	image      = flag.String("image", "", "the test image's tar")
+
+	shared *rig.Rig
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if *bin == "" || *image == "" {
+		fmt.Fprintln(os.Stderr, "e2e: -bin and -image are required; use make e2e")
+		return 2
+	}
+	dir, err := os.MkdirTemp("", "e2e")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	shared, err = rig.Start(context.Background(), rig.Config{
+		Containerd: *containerd, Bin: *bin, ImageTar: *image, Dir: dir, HuskConfig: defaultConfig,
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	code := m.Run()
+	if code != 0 {
+		tail, _ := shared.LogTail(60)
+		fmt.Fprintf(os.Stderr, "--- the last of containerd's log\n%s\n---\n", tail)
+	}
+	if err := shared.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e: stop containerd:", err)
+		return 1
+	}
+	return code
+}
+
+// defaultConfig is what every test starts with: a VM as small as a test needs.
+const defaultConfig = "default_memory = \"256MiB\"\n"
+
+var serial atomic.Int32
+
+// newID returns an id that no other container has had.
+func newID(t *testing.T) string {
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	return fmt.Sprintf("%.40s-%d", name, serial.Add(1))
+}
+
+// deadline bounds one container's life in a test; emulated machines are slow.
+const deadline = 2 * time.Minute
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// ctrRun is `ctr run --rm` of husk to its end.
+func ctrRun(t *testing.T, flags []string, args ...string) rig.Result {
+	t.Helper()
+	res, err := shared.Run(testContext(t), newID(t), flags, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// ctr is any call of ctr to its end, which must be a success.
+func ctr(t *testing.T, args ...string) rig.Result {
+	t.Helper()
+	res, err := rig.Exec(shared.Ctr(testContext(t), args...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Status != 0 {
+		t.Fatalf("ctr %s: status %d: %s", strings.Join(args, " "), res.Status, res.Stderr)
+	}
+	return res
+}
+
+// background is a container that runs until the test ends or kills it.
+type background struct {
+	id   string
+	done chan struct{}
+	res  rig.Result
+	err  error
+}
+
+// start runs a container in the background and waits until its task is running. It is killed and removed at
+// the end of the test, if it is still there.
+func start(t *testing.T, flags []string, args ...string) *background {
+	t.Helper()
+	b := launch(t, flags, args...)
+	eventually(t, "task of "+b.id+" is running", func() bool {
+		select {
+		case <-b.done:
+			t.Fatalf("%s ended: status %d, %v: %s", b.id, b.res.Status, b.err, b.res.Stderr)
+		default:
+		}
+		return taskStatus(t, b.id) == "RUNNING"
+	})
+	return b
+}
+
+// launch is start without the wait.
+func launch(t *testing.T, flags []string, args ...string) *background {
+	t.Helper()
+	b := &background{id: newID(t), done: make(chan struct{})}
+	cmd := shared.Ctr(context.Background(), rig.RunArgs(b.id, flags, args...)...)
+	go func() {
+		defer close(b.done)
+		b.res, b.err = rig.Exec(cmd)
+	}()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), deadline)
+		defer cancel()
+		_ = shared.Ctr(ctx, "task", "kill", "-s", "SIGKILL", b.id).Run()
+		select {
+		case <-b.done:
+		case <-ctx.Done():
+			_ = cmd.Process.Kill()
+			t.Errorf("ctr run %s did not end after SIGKILL", b.id)
+		}
+		_ = shared.Ctr(ctx, "task", "rm", "-f", b.id).Run()
+		_ = shared.Ctr(ctx, "container", "rm", b.id).Run()
+	})
+	return b
+}
+
+// wait is the end of the container.
+func (b *background) wait(t *testing.T) rig.Result {
+	t.Helper()
+	select {
+	case <-b.done:
+	case <-time.After(deadline):
+		t.Fatalf("%s does not end", b.id)
+	}
+	if b.err != nil {
+		t.Fatal(b.err)
+	}
+	return b.res
+}
+
+// taskStatus is what ctr says of a task; empty when there is none.
+func taskStatus(t *testing.T, id string) string {
+	t.Helper()
+	out, err := shared.Ctr(testContext(t), "task", "ls").Output()
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == id {
+			return f[2]
+		}
+	}
+	return ""
+}
+
+// taskPID is the host pid that containerd was given for a task.
+func taskPID(t *testing.T, id string) string {
+	t.Helper()
+	for line := range strings.Lines(ctr(t, "task", "ls").Stdout) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == id {
+			return f[1]
+		}
+	}
+	t.Fatalf("no task %s", id)
+	return ""
+}
+
+// eventually waits for a condition, for a minute at most.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("not so: %s", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// output runs a host command that must succeed.
+func output(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return string(out)
+}
