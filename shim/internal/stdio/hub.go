@@ -1,0 +1,164 @@
+// Package stdio carries a process's streams between containerd's fifos and the guest.
+//
+// In the guest's direction a stream is one connection of the guest's agent to the Hub. It begins with the
+// stream's id, preceded by its length in one byte; the hub answers with one byte, 1, and the rest is the
+// stream. Its end is the half-close, both ways. The guest is hostile: it can dial at any time and send
+// anything, and reaches only streams whose ids it was told.
+package stdio
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// greetTime is how long a connection may take to say which stream it is.
+const greetTime = 10 * time.Second
+
+// maxGreeting bounds the connections that have not said it yet.
+const maxGreeting = 64
+
+// Hub accepts the guest's stream connections and hands each to the session that expects it.
+type Hub struct {
+	listener *net.UnixListener
+	greeting chan struct{}
+	running  sync.WaitGroup
+
+	mu       sync.Mutex
+	expected map[string]chan<- *net.UnixConn
+	greeters map[*net.UnixConn]struct{}
+	closed   bool
+}
+
+// Listen starts a hub on the unix socket that the VM's vsock connects to.
+func Listen(path string) (*Hub, error) {
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen for streams: %w", err)
+	}
+	h := &Hub{
+		listener: listener,
+		greeting: make(chan struct{}, maxGreeting),
+		expected: make(map[string]chan<- *net.UnixConn),
+		greeters: make(map[*net.UnixConn]struct{}),
+	}
+	h.running.Add(1)
+	go h.accept()
+	return h, nil
+}
+
+// Close stops accepting: whoever still expects a connection gets none. Those already handed over live on.
+func (h *Hub) Close() error {
+	h.mu.Lock()
+	h.closed = true
+	for conn := range h.greeters {
+		_ = conn.Close()
+	}
+	for id, taker := range h.expected {
+		delete(h.expected, id)
+		close(taker)
+	}
+	h.mu.Unlock()
+	err := h.listener.Close()
+	h.running.Wait()
+	return err
+}
+
+func (h *Hub) accept() {
+	defer h.running.Done()
+	for {
+		conn, err := h.listener.AcceptUnix()
+		if err != nil {
+			return
+		}
+		select {
+		case h.greeting <- struct{}{}:
+		default:
+			_ = conn.Close()
+			continue
+		}
+		h.mu.Lock()
+		h.greeters[conn] = struct{}{}
+		closed := h.closed
+		h.mu.Unlock()
+		if closed {
+			_ = conn.Close()
+		}
+		h.running.Add(1)
+		go func() {
+			defer h.running.Done()
+			h.greet(conn)
+			<-h.greeting
+		}()
+	}
+}
+
+// greet reads the stream's id and hands the connection over, or closes it.
+func (h *Hub) greet(conn *net.UnixConn) {
+	id, err := readID(conn)
+	h.mu.Lock()
+	delete(h.greeters, conn)
+	taker := h.expected[id]
+	if err == nil && taker != nil {
+		delete(h.expected, id)
+	}
+	h.mu.Unlock()
+	if err != nil || taker == nil {
+		_ = conn.Close()
+		return
+	}
+	if _, err := conn.Write([]byte{1}); err != nil {
+		_ = conn.Close()
+		close(taker)
+		return
+	}
+	_ = conn.SetDeadline(time.Time{})
+	taker <- conn
+}
+
+func readID(conn *net.UnixConn) (string, error) {
+	if err := conn.SetDeadline(time.Now().Add(greetTime)); err != nil {
+		return "", err
+	}
+	var length [1]byte
+	if _, err := io.ReadFull(conn, length[:]); err != nil {
+		return "", err
+	}
+	id := make([]byte, length[0])
+	if _, err := io.ReadFull(conn, id); err != nil {
+		return "", err
+	}
+	return string(id), nil
+}
+
+// expect makes a stream known under a new id, which cannot be guessed. At most one connection arrives on the
+// channel, which is closed instead when the guest broke off.
+func (h *Hub) expect() (string, <-chan *net.UnixConn) {
+	id := rand.Text()
+	arrival := make(chan *net.UnixConn, 1)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		close(arrival)
+	} else {
+		h.expected[id] = arrival
+	}
+	return id, arrival
+}
+
+// forget takes an id back. A connection that has arrived meanwhile is closed.
+func (h *Hub) forget(id string, arrival <-chan *net.UnixConn) {
+	h.mu.Lock()
+	delete(h.expected, id)
+	h.mu.Unlock()
+	select {
+	case conn := <-arrival:
+		if conn != nil {
+			_ = conn.Close()
+		}
+	default:
+	}
+}
