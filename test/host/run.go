@@ -36,11 +36,11 @@ func run(o *options) (int, error) {
 	}
 	defer term.restore()
 
-	machine, archive, err := prepare(o, term)
+	machine, image, archive, err := prepare(o, term)
 	if err != nil {
 		return statusHost, err
 	}
-	process, err := qemu.Start(machine, archive)
+	process, err := qemu.Start(machine, image, archive)
 	if err != nil {
 		return statusHost, err
 	}
@@ -68,43 +68,55 @@ func run(o *options) (int, error) {
 }
 
 // prepare decides on kernel and accelerator, and builds the initramfs.
-func prepare(o *options, term *terminal) (qemu.Machine, []byte, error) {
-	none := qemu.Machine{}
-	image, err := findKernel(o.kernel)
+func prepare(o *options, term *terminal) (machine qemu.Machine, image, archive []byte, err error) {
+	release, image, err := readKernel(o.kernel)
 	if err != nil {
-		return none, nil, err
+		return machine, nil, nil, err
 	}
-	accel, err := o.accel.Resolve("")
+	accel, kvmModule, err := o.accel.Resolve("")
 	if err != nil {
-		return none, nil, err
+		return machine, nil, nil, err
 	}
 	program, err := os.Executable()
 	if err != nil {
-		return none, nil, fmt.Errorf("find own program: %w", err)
+		return machine, nil, nil, fmt.Errorf("find own program: %w", err)
 	}
-	archive, err := initramfs.Build(program, filepath.Join("/lib/modules", image.Release), specification(o, term))
+	archive, err = initramfs.Build(program, filepath.Join("/lib/modules", release), kvmModule, specification(o, term))
 	if err != nil {
-		return none, nil, err
+		return machine, nil, nil, err
 	}
-	machine := qemu.Machine{
+	machine = qemu.Machine{
 		Accel:     accel,
 		MemoryMiB: o.memoryMiB,
 		CPUs:      o.cpus,
-		Kernel:    image.Path,
 		Append:    commandLine(o),
 		Shares:    []qemu.Share{{Path: "/", Tag: rootTag}},
 	}
 	for _, s := range o.shares {
 		machine.Shares = append(machine.Shares, qemu.Share{Path: s.path, Tag: s.tag, Writable: s.writable})
 	}
-	return machine, archive, nil
+	return machine, image, archive, nil
 }
 
-func findKernel(path string) (kernel.Image, error) {
+// readKernel returns the kernel at path or else the newest one: uncompressed if possible, as QEMU takes both forms.
+func readKernel(path string) (release string, image []byte, err error) {
+	var found kernel.Image
 	if path != "" {
-		return kernel.At(path)
+		found, err = kernel.At(path)
+	} else {
+		found, err = kernel.Newest("/boot")
 	}
-	return kernel.Newest("/boot")
+	if err != nil {
+		return "", nil, err
+	}
+	image, err = kernel.Uncompressed(found.Path)
+	if err != nil {
+		image, err = os.ReadFile(found.Path)
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("read kernel: %w", err)
+	}
+	return found.Release, image, nil
 }
 
 func specification(o *options, term *terminal) wire.Spec {
@@ -156,9 +168,11 @@ func environment(extra []string) []string {
 	return list
 }
 
-// commandLine is the kernel's. A panic reboots at once, and QEMU ends instead of rebooting.
+// commandLine is the kernel's. A panic reboots at once, and QEMU ends instead of rebooting. The rest of the base spares an
+// emulated processor what is slow and of no use there.
 func commandLine(o *options) string {
-	words := []string{"console=ttyS0", "panic=-1", "reboot=t", "mitigations=off", "nmi_watchdog=0", "random.trust_cpu=on"}
+	words := []string{"console=ttyS0", "panic=-1", "reboot=t", "mitigations=off", "nmi_watchdog=0", "random.trust_cpu=on",
+		"tsc=reliable", "rcupdate.rcu_expedited=1", "cryptomgr.notests"}
 	if !o.verbose {
 		words = append(words, "quiet")
 	}

@@ -86,6 +86,9 @@ func handOver(p *port, spec *wire.Spec, program []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := prepareRoot(spec); err != nil {
+		return err
+	}
 	if err := writeState(spec, program); err != nil {
 		return err
 	}
@@ -109,6 +112,31 @@ func findSystemd() (string, error) {
 	return "", errors.New("find systemd: not on this machine; install systemd and dbus")
 }
 
+// containerMarks make systemd believe that it runs in a container, where it ignores the kernel's command line.
+// The machine may be one; the host is none.
+var containerMarks = []string{"/.dockerenv", "/.containerenv"}
+
+// prepareRoot takes from the machine's root what would lead systemd astray.
+func prepareRoot(spec *wire.Spec) error {
+	for _, path := range containerMarks {
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("remove %s: %w", path, err)
+		}
+	}
+	// A machine without an id would be a first boot, with presets applied and questions asked.
+	id := make([]byte, 16)
+	rand.Read(id)
+	for path, content := range map[string]string{"/etc/machine-id": hex.EncodeToString(id), "/etc/hostname": spec.Hostname} {
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("replace %s: %w", path, err)
+		}
+		if err := os.WriteFile(path, []byte(content+"\n"), 0o644); err != nil {
+			return fmt.Errorf("replace %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
 // writeState leaves for Serve what the initramfs held.
 func writeState(spec *wire.Spec, program []byte) error {
 	data, err := json.Marshal(spec)
@@ -123,12 +151,6 @@ func writeState(spec *wire.Spec, program []byte) error {
 	}
 	if err := os.WriteFile(ServiceProgram, program, 0o700); err != nil {
 		return fmt.Errorf("write program: %w", err)
-	}
-	// A machine without an id would be a first boot, with presets applied and questions asked.
-	id := make([]byte, 16)
-	rand.Read(id)
-	if err := os.WriteFile("/etc/machine-id", []byte(hex.EncodeToString(id)+"\n"), 0o444); err != nil {
-		return fmt.Errorf("write machine id: %w", err)
 	}
 	return nil
 }

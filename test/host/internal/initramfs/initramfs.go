@@ -22,7 +22,7 @@ var bootModules = []string{"virtio_pci", "virtio_console", "9pnet_virtio", "9p",
 
 // What tests and container runtimes use. A kernel without one of them is still a test host.
 var moreModules = []string{
-	"crc32c_generic", "kvm_amd", "kvm_intel",
+	"crc32c_generic",
 	"vhost_vsock", "vhost_net", "vsock_loopback", "tun", "veth", "bridge", "br_netfilter", "dummy", "macvlan",
 	"sch_ingress", "act_mirred", "cls_u32", "cls_matchall",
 	"loop", "fuse", "virtiofs", "ext4", "erofs",
@@ -32,8 +32,8 @@ var moreModules = []string{
 }
 
 // Build returns the archive. The modules come from the directory of the kernel that is booted; init is the path
-// of a static executable. Build fills in spec's modules.
-func Build(init, moduleDir string, spec wire.Spec) ([]byte, error) {
+// of a static executable; kvmModule is the one for the guest's processor. Build fills in spec's modules.
+func Build(init, moduleDir, kvmModule string, spec wire.Spec) ([]byte, error) {
 	modules, err := kernel.OpenModules(moduleDir)
 	if err != nil {
 		return nil, err
@@ -43,7 +43,7 @@ func Build(init, moduleDir string, spec wire.Spec) ([]byte, error) {
 	if err := addInit(w, init); err != nil {
 		return nil, err
 	}
-	if err := addModules(w, modules, &spec); err != nil {
+	if err := addModules(w, modules, kvmModule, &spec); err != nil {
 		return nil, err
 	}
 	data, err := json.Marshal(spec)
@@ -89,7 +89,7 @@ func checkStatic(path string) error {
 	return nil
 }
 
-func addModules(w *cpio.Writer, modules *kernel.Modules, spec *wire.Spec) error {
+func addModules(w *cpio.Writer, modules *kernel.Modules, kvmModule string, spec *wire.Spec) error {
 	if err := w.Directory(wire.ModuleDir, 0o700); err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func addModules(w *cpio.Writer, modules *kernel.Modules, spec *wire.Spec) error 
 			return err
 		}
 	}
-	for _, name := range moreModules {
+	for _, name := range append([]string{kvmModule}, moreModules...) {
 		if err := add(&spec.More, false, name); err != nil {
 			return err
 		}

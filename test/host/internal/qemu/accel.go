@@ -34,32 +34,52 @@ func (a Accel) args() []string {
 }
 
 // Resolve turns Auto into what this machine can do; KVM asked for where it can't nest is an error.
-// root is "/" outside of tests.
-func (a Accel) Resolve(root string) (Accel, error) {
+// module is the one that gives a guest its /dev/kvm. root is "" outside of tests.
+func (a Accel) Resolve(root string) (resolved Accel, module string, err error) {
+	const emulated = "kvm_amd"
 	if a == TCG {
-		return TCG, nil
+		return TCG, emulated, nil
 	}
-	err := nestable(root)
+	module, err = nestable(root)
 	switch {
 	case err == nil:
-		return KVM, nil
+		return KVM, module, nil
 	case a == Auto:
-		return TCG, nil
+		return TCG, emulated, nil
 	}
-	return "", fmt.Errorf("use kvm: %w", err)
+	return "", "", fmt.Errorf("use kvm: %w", err)
 }
 
 var errNoHardware = errors.New("the processor shows neither svm nor vmx, so a /dev/kvm here is not hardware virtualization; use -accel tcg")
 
-// nestable says why this machine can't give a guest a /dev/kvm of its own by hardware.
+// nestable names the module with which this machine's hardware can give a guest a /dev/kvm, or says why it can't.
 // A /dev/kvm without svm or vmx is a paravirtual one, on which Debian's kernel does not run.
-func nestable(root string) error {
+func nestable(root string) (module string, err error) {
 	info, err := os.ReadFile(root + "/proc/cpuinfo")
 	if err != nil {
-		return fmt.Errorf("look for hardware virtualization: %w", err)
+		return "", fmt.Errorf("look for hardware virtualization: %w", err)
 	}
-	module := ""
-	for line := range strings.Lines(string(info)) {
+	if module = hardwareModule(string(info)); module == "" {
+		return "", errNoHardware
+	}
+	f, err := os.OpenFile(root+"/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	f.Close()
+	nested, err := os.ReadFile(root + "/sys/module/" + module + "/parameters/nested")
+	if err != nil {
+		return "", fmt.Errorf("look for nested virtualization: %w", err)
+	}
+	if v := strings.TrimSpace(string(nested)); v != "1" && v != "Y" {
+		return "", fmt.Errorf("%s is loaded without nested virtualization; load it with nested=1", module)
+	}
+	return module, nil
+}
+
+// hardwareModule reads /proc/cpuinfo.
+func hardwareModule(info string) string {
+	for line := range strings.Lines(info) {
 		key, value, _ := strings.Cut(line, ":")
 		if strings.TrimSpace(key) != "flags" {
 			continue
@@ -67,27 +87,12 @@ func nestable(root string) error {
 		for _, flag := range strings.Fields(value) {
 			switch flag {
 			case "svm":
-				module = "kvm_amd"
+				return "kvm_amd"
 			case "vmx":
-				module = "kvm_intel"
+				return "kvm_intel"
 			}
 		}
-		break
+		return ""
 	}
-	if module == "" {
-		return errNoHardware
-	}
-	f, err := os.OpenFile(root+"/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	f.Close()
-	nested, err := os.ReadFile(root + "/sys/module/" + module + "/parameters/nested")
-	if err != nil {
-		return fmt.Errorf("look for nested virtualization: %w", err)
-	}
-	if v := strings.TrimSpace(string(nested)); v != "1" && v != "Y" {
-		return fmt.Errorf("%s is loaded without nested virtualization; load it with nested=1", module)
-	}
-	return nil
+	return ""
 }

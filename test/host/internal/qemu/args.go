@@ -20,7 +20,8 @@ const (
 const (
 	PortFD    = 3 // the virtio-serial port to the guest's init
 	ConsoleFD = 4 // the serial line with the kernel's messages
-	InitrdFD  = 5 // the initramfs, in memory: no file is left behind by a program that is killed
+	InitrdFD  = 5 // the initramfs
+	KernelFD  = 6 // the kernel
 )
 
 // Machine is the virtual machine to start.
@@ -28,7 +29,6 @@ type Machine struct {
 	Accel     Accel
 	MemoryMiB int
 	CPUs      int
-	Kernel    string
 	Append    string
 	Shares    []Share
 }
@@ -51,7 +51,7 @@ func (m Machine) Args() []string {
 		"-M", "q35,usb=off,vmport=off,smbus=off,sata=off,i8042=off",
 		"-m", strconv.Itoa(m.MemoryMiB),
 		"-smp", strconv.Itoa(m.CPUs),
-		"-kernel", m.Kernel,
+		"-kernel", fmt.Sprintf("/proc/self/fd/%d", KernelFD),
 		"-initrd", fmt.Sprintf("/proc/self/fd/%d", InitrdFD),
 		"-append", m.Append,
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", ConsoleFD),

@@ -24,17 +24,23 @@ type Process struct {
 	err    error // valid once done is closed
 }
 
-// Start starts QEMU with the machine m and the given initramfs.
-func Start(m Machine, initrd []byte) (*Process, error) {
+// Start starts QEMU with the machine m, the contents of a kernel and of an initramfs. These are handed over in
+// memory, so that not even a kill leaves files behind.
+func Start(m Machine, kernel, initrd []byte) (*Process, error) {
 	program, err := exec.LookPath(Program)
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w; install %s", Program, err, Package)
 	}
-	image, err := memoryFile("initramfs", initrd)
+	initrdFile, err := memoryFile("initramfs", initrd)
 	if err != nil {
 		return nil, err
 	}
-	defer image.Close()
+	defer initrdFile.Close()
+	kernelFile, err := memoryFile("kernel", kernel)
+	if err != nil {
+		return nil, err
+	}
+	defer kernelFile.Close()
 	port, portEnd, err := socketpair("port")
 	if err != nil {
 		return nil, err
@@ -49,7 +55,7 @@ func Start(m Machine, initrd []byte) (*Process, error) {
 
 	p := &Process{Port: port, Console: console, done: make(chan struct{})}
 	p.cmd = exec.Command(program, m.Args()...)
-	p.cmd.ExtraFiles = []*os.File{portEnd, consoleEnd, image}
+	p.cmd.ExtraFiles = []*os.File{portEnd, consoleEnd, initrdFile, kernelFile}
 	p.cmd.Stderr = &p.stderr
 	// Its own group: a terminal's Ctrl-C is for us, and we decide what becomes of QEMU.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
