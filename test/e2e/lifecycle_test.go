@@ -72,32 +72,32 @@ func TestKilledDuringCreateLeavesNothing(t *testing.T) {
 
 func TestContainerOutlivesContainerd(t *testing.T) {
 	before := census(t)
-	b := start(t, []string{"--detach"}, "sh", "-c", "trap 'exit 44' TERM; sleep 1000 & wait")
+	id := detached(t, "sh", "-c", "trap 'exit 44' TERM; sleep 1000 & wait")
 	if err := shared.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	if err := shared.Launch(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	if got := taskStatus(t, b.id); got != "RUNNING" {
+	if got := taskStatus(t, id); got != "RUNNING" {
 		t.Fatalf("after containerd's restart the task is %q", got)
 	}
-	if res := ctr(t, "task", "exec", "--exec-id", "after", b.id, "echo", "alive"); res.Stdout != "alive\n" {
+	if res := ctr(t, "task", "exec", "--exec-id", "after", id, "echo", "alive"); res.Stdout != "alive\n" {
 		t.Errorf("%+v", res)
 	}
-	ctr(t, "task", "kill", "-s", "SIGTERM", b.id)
-	eventually(t, "task is stopped", func() bool { return taskStatus(t, b.id) == "STOPPED" })
-	out, err := shared.Ctr(testContext(t), "task", "rm", b.id).CombinedOutput()
+	ctr(t, "task", "kill", "-s", "SIGTERM", id)
+	eventually(t, "task is stopped", func() bool { return taskStatus(t, id) == "STOPPED" })
+	out, err := shared.Ctr(testContext(t), "task", "rm", id).CombinedOutput()
 	if err == nil || !strings.Contains(string(out)+err.Error(), "44") {
 		t.Errorf("task rm says %v: %s, want the status 44", err, out)
 	}
-	ctr(t, "container", "rm", b.id)
+	ctr(t, "container", "rm", id)
 	before.expect(t)
 }
 
 func TestExitWhileContainerdIsDownIsDelivered(t *testing.T) {
 	before := census(t)
-	b := start(t, []string{"--detach"}, "sh", "-c", "sleep 3; exit 45")
+	id := detached(t, "sh", "-c", "sleep 3; exit 45")
 	if err := shared.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -105,12 +105,12 @@ func TestExitWhileContainerdIsDownIsDelivered(t *testing.T) {
 	if err := shared.Launch(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "task is stopped", func() bool { return taskStatus(t, b.id) == "STOPPED" })
-	out, err := shared.Ctr(testContext(t), "task", "rm", b.id).CombinedOutput()
+	eventually(t, "task is stopped", func() bool { return taskStatus(t, id) == "STOPPED" })
+	out, err := shared.Ctr(testContext(t), "task", "rm", id).CombinedOutput()
 	if err == nil || !strings.Contains(string(out)+err.Error(), "45") {
 		t.Errorf("task rm says %v: %s, want the status 45", err, out)
 	}
-	ctr(t, "container", "rm", b.id)
+	ctr(t, "container", "rm", id)
 	before.expect(t)
 }
 

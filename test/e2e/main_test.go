@@ -126,6 +126,21 @@ func start(t *testing.T, flags []string, args ...string) *background {
 	return b
 }
 
+// detached runs a container that outlives the ctr that started it. It is removed at the end of the test, if it is
+// still there.
+func detached(t *testing.T, args ...string) (id string) {
+	t.Helper()
+	id = newID(t)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), deadline)
+		defer cancel()
+		_ = shared.Ctr(ctx, "task", "rm", "-f", id).Run()
+		_ = shared.Ctr(ctx, "container", "rm", id).Run()
+	})
+	ctr(t, append([]string{"run", "--detach", "--runtime", rig.Runtime, rig.Image, id}, args...)...)
+	return id
+}
+
 // launch is start without the wait.
 func launch(t *testing.T, flags []string, args ...string) *background {
 	t.Helper()
