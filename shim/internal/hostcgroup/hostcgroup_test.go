@@ -1,0 +1,92 @@
+package hostcgroup
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/cgroups"
+)
+
+func TestPathForms(t *testing.T) {
+	for _, test := range []struct {
+		path string
+		want *cgroups.Cgroup
+	}{
+		{"/default/c", &cgroups.Cgroup{Path: "/default/c"}},
+		{"kubepods/pod1/c", &cgroups.Cgroup{Path: "/kubepods/pod1/c"}},
+		{"../../c", &cgroups.Cgroup{Path: "/c"}},
+		{"system.slice:docker:c", &cgroups.Cgroup{Parent: "system.slice", ScopePrefix: "docker", Name: "c", Systemd: true}},
+		{":cri:c", &cgroups.Cgroup{ScopePrefix: "cri", Name: "c", Systemd: true}},
+	} {
+		got, err := parse(test.path)
+		if err != nil {
+			t.Errorf("%s: %v", test.path, err)
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s: %s", test.path, diff)
+		}
+	}
+	for _, bad := range []string{"/", "..", "a:b", "a:b:", "a:b:c:d"} {
+		if _, err := parse(bad); err == nil || !strings.Contains(err.Error(), bad) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+func TestWithoutAPathNothingIsDone(t *testing.T) {
+	c, err := New("", 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.Add(1<<30), c.Remove()); err != nil || c.OOMKilled() {
+		t.Error(err)
+	}
+}
+
+func TestAProcessIsPlacedAndTheCgroupRemoved(t *testing.T) {
+	c, err := New("/husk-test/c", 64<<20)
+	if err != nil {
+		t.Skip("no cgroups here:", err)
+	}
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if err := c.Remove(); err != nil {
+			t.Error(err)
+		}
+		for _, dir := range c.manager.GetPaths() {
+			if cgroups.PathExists(dir) {
+				t.Errorf("%s is still there", dir)
+			}
+		}
+		if parent, err := New("/husk-test", 0); err == nil {
+			_ = parent.Remove()
+		}
+	}()
+	if err := c.Add(cmd.Process.Pid); errors.Is(err, os.ErrPermission) || (err != nil && strings.Contains(err.Error(), "read-only")) {
+		t.Skip("cgroups are not ours to change here:", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	placed := false
+	for _, dir := range c.manager.GetPaths() {
+		if pids, err := cgroups.GetPids(dir); err == nil {
+			placed = slices.Contains(pids, cmd.Process.Pid)
+			if !placed {
+				t.Errorf("the process is not in %s", dir)
+			}
+		}
+	}
+	if !placed {
+		t.Error("the process is in no cgroup")
+	}
+}
