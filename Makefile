@@ -96,7 +96,7 @@ e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/containerd $(TESTBIN)/
 	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' $(CONTAINERDS)
 
 .PHONY: bench
-bench: setup build $(TESTBIN)/host $(TESTBIN)/bench $(TESTBIN)/containerd $(TESTBIN)/image.tar ## Benchmarks against runc and QEMU, as ratios of one interleaved run
+bench: setup build $(TESTBIN)/host $(TESTBIN)/bench $(TESTBIN)/reboot-initramfs $(TESTBIN)/containerd $(TESTBIN)/image.tar ## Benchmarks against runc and QEMU, as ratios of one interleaved run
 	@$(TESTBIN)/bench
 
 ##@ Development
@@ -138,3 +138,6 @@ $(TESTBIN)/image.tar: FORCE
 $(TESTBIN)/containerd: go.mod
 	@mkdir -p $@
 	@go build -tags no_btrfs,no_devmapper,no_zfs -o $@ $(CONTAINERD)/cmd/containerd $(CONTAINERD)/cmd/ctr && touch $@
+$(TESTBIN)/reboot-initramfs: FORCE
+	@$(GO_BUILD) -o $(TESTBIN)/reboot ./test/bench/reboot
+	@go run ./guest-agent/cmd/mkinitramfs -agent $(TESTBIN)/reboot -o $@
