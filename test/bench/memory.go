@@ -65,7 +65,7 @@ func find(prefix string) int {
 }
 
 // pss sums the proportional set size of a process in kB, and apart from it that of the guest's memory: the one
-// mapping that is as large as the guest.
+// mapping that is exactly as large as the guest.
 func pss(pid int) (total, guest int, err error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
@@ -87,10 +87,18 @@ func pss(pid int) (total, guest int, err error) {
 			size = kb
 		case "Pss:":
 			total += kb
-			if size >= guestMemory {
+			if size == guestMemory {
 				guest += kb
 			}
 		}
 	}
+	if guest == 0 && strings.HasPrefix(comm(pid), "husk-vmm") {
+		return 0, 0, fmt.Errorf("process %d has no mapping of %d kB: the guest's memory is not found", pid, guestMemory)
+	}
 	return total, guest, nil
+}
+
+func comm(pid int) string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return string(b)
 }
