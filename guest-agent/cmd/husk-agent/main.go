@@ -1,0 +1,84 @@
+// Command husk-agent is /init of a husk guest: it boots it, dials the host, and serves it until the end. Started
+// again by itself, with stage.Name as its argument, it is the beginning of a container's process.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+
+	"github.com/huskvm/husk/guest-agent/internal/agent"
+	"github.com/huskvm/husk/guest-agent/internal/boot"
+	"github.com/huskvm/husk/guest-agent/internal/netcfg"
+	"github.com/huskvm/husk/guest-agent/internal/process"
+	"github.com/huskvm/husk/guest-agent/internal/stage"
+	"github.com/huskvm/husk/guest-agent/internal/stream"
+	"github.com/mdlayher/vsock"
+)
+
+// Ports of the host, as agent.proto has them.
+const (
+	portAgent  = 1024
+	portStream = 1025
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == stage.Name {
+		os.Exit(stage.Main())
+	}
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "husk-agent: is the init of a husk guest, and does nothing elsewhere")
+		os.Exit(2)
+	}
+	if err := run(); err != nil {
+		slog.Error("agent", "error", err)
+	}
+	boot.Off()
+}
+
+func run() error {
+	marks := &boot.Marks{}
+	marks.Add("init")
+	debug.SetGCPercent(50)
+	if err := boot.Root(); err != nil {
+		return err
+	}
+	boot.LogToKernel()
+	marks.Add("mounts")
+
+	// The host answers both the mount and the dial; neither waits for the other.
+	shares := sync.OnceValue(boot.MountShares)
+	go shares()
+	if err := boot.Limits(); err != nil {
+		return err
+	}
+	if err := netcfg.LoopbackUp(); err != nil {
+		return err
+	}
+	conn, err := vsock.Dial(vsock.Host, portAgent, nil)
+	if err != nil {
+		return fmt.Errorf("dial the host: %w", err)
+	}
+	marks.Add("connected")
+
+	ctx := context.Background()
+	runner := &process.Runner{
+		Reaper: process.NewReaper(ctx),
+		Dial: func(ctx context.Context) (stream.Conn, error) {
+			return vsock.DialContext(ctx, vsock.Host, portStream, nil)
+		},
+	}
+	ready := func(context.Context) error {
+		err := shares()
+		if errors.Is(err, boot.ErrNoShares) {
+			slog.Warn("no shares", "error", err)
+			return nil
+		}
+		return err
+	}
+	return agent.Serve(ctx, conn, agent.New(runner, marks, ready, boot.Off))
+}

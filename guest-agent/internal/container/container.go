@@ -1,0 +1,290 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+
+	"github.com/huskvm/husk/guest-agent/internal/cgroup"
+	"github.com/huskvm/husk/guest-agent/internal/process"
+	"github.com/huskvm/husk/guest-agent/internal/stage"
+	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Errors that callers tell apart.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrExists   = errors.New("already exists")
+	ErrInvalid  = errors.New("invalid")
+	ErrPaused   = errors.New("container is paused")
+)
+
+// Container is one container, from created to deleted. Its processes are known by their exec ids, its init by
+// the empty one. All methods may be called concurrently.
+type Container struct {
+	ID string
+
+	runner  *process.Runner
+	watcher *cgroup.Watcher
+	group   *cgroup.Group
+	spec    *specs.Spec
+	unmount func() error
+
+	mu        sync.Mutex
+	paused    bool
+	processes map[string]*process.Process // nil while one is being prepared
+}
+
+// create makes the container with its init prepared. On error nothing of it is left.
+func create(ctx context.Context, r *process.Runner, w *cgroup.Watcher, req *agentv1.CreateContainerRequest) (_ *Container, err error) {
+	spec, err := parseSpec(req.GetSpec())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	c := &Container{ID: req.GetId(), runner: r, watcher: w, spec: spec, processes: map[string]*process.Process{}}
+	if c.unmount, err = mountStorages(req.GetStorages()); err != nil {
+		return nil, err
+	}
+	if c.group, err = cgroup.New(c.ID); err != nil {
+		return nil, errors.Join(err, c.unmount())
+	}
+	defer func() {
+		if err != nil {
+			c.watcher.Remove(c.group)
+			err = errors.Join(err, c.group.Delete(), c.unmount())
+		}
+	}()
+	if spec.Linux != nil {
+		if err = c.group.Apply(spec.Linux.Resources); err != nil {
+			return nil, err
+		}
+	}
+	if err = c.watcher.Add(c.ID, c.group); err != nil {
+		return nil, err
+	}
+	init, err := c.prepareInit(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	c.processes[""] = init
+	return c, nil
+}
+
+func (c *Container) prepareInit(ctx context.Context, req *agentv1.CreateContainerRequest) (*process.Process, error) {
+	flags, pidPath := cloneFlags(c.spec.Linux)
+	o := process.Options{
+		Config:     c.config(c.spec.Process, req.GetStdio(), req.GetMissingExecutableIsError()),
+		Stdio:      req.GetStdio(),
+		CloneFlags: flags,
+		Ended:      c.initEnded,
+	}
+	o.Config.Spec, o.Config.Process = c.spec, c.spec.Process
+	var err error
+	if o.Cgroup, err = c.group.Open(); err != nil {
+		return nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	defer o.Cgroup.Close()
+	if pidPath != "" {
+		if o.PIDNamespace, err = os.Open(pidPath); err != nil {
+			return nil, fmt.Errorf("pid namespace: %w", err)
+		}
+		defer o.PIDNamespace.Close()
+	}
+	return c.runner.Prepare(ctx, o)
+}
+
+func (c *Container) config(p *specs.Process, stdio *agentv1.Stdio, missingIsError bool) stage.Config {
+	config := stage.Config{
+		Process:        p,
+		Cgroup:         c.group.Dir(),
+		Terminal:       stdio.GetTerminal(),
+		Width:          uint16(min(stdio.GetWidth(), 1<<16-1)),
+		Height:         uint16(min(stdio.GetHeight(), 1<<16-1)),
+		MissingIsError: missingIsError,
+	}
+	if c.spec.Linux != nil {
+		config.Seccomp, config.Personality = c.spec.Linux.Seccomp, c.spec.Linux.Personality
+	}
+	return config
+}
+
+// initEnded ends what the init leaves behind where its pid namespace does not, because it is shared.
+func (c *Container) initEnded() {
+	if err := c.group.Kill(); err != nil {
+		slog.Error("kill what a container's init left", "container", c.ID, "error", err)
+	}
+	c.watcher.Check(c.group)
+}
+
+// Exec prepares a further process.
+func (c *Container) Exec(ctx context.Context, req *agentv1.ExecProcessRequest) (_ *process.Process, err error) {
+	if req.GetExecId() == "" {
+		return nil, fmt.Errorf("%w: the exec id is empty", ErrInvalid)
+	}
+	spec, err := parseProcess(req.GetProcess())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	init, err := c.reserve(req.GetExecId())
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.prepareExec(ctx, init, spec, req)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		delete(c.processes, req.GetExecId())
+		return nil, err
+	}
+	c.processes[req.GetExecId()] = p
+	return p, nil
+}
+
+// reserve takes an exec id, and answers the init to join.
+func (c *Container) reserve(id string) (*process.Process, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.processes[id]; ok {
+		return nil, fmt.Errorf("process %q: %w", id, ErrExists)
+	}
+	if c.paused {
+		return nil, ErrPaused // the new process would stand still before it is prepared
+	}
+	c.processes[id] = nil
+	return c.processes[""], nil
+}
+
+func (c *Container) prepareExec(ctx context.Context, init *process.Process, spec *specs.Process, req *agentv1.ExecProcessRequest) (*process.Process, error) {
+	pidfd := init.PIDFD()
+	if pidfd == nil {
+		return nil, process.ErrEnded
+	}
+	o := process.Options{
+		Config:       c.config(spec, req.GetStdio(), req.GetMissingExecutableIsError()),
+		Stdio:        req.GetStdio(),
+		PIDNamespace: pidfd,
+		Join:         pidfd,
+	}
+	var err error
+	if o.Cgroup, err = c.group.Open(); err != nil {
+		return nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	defer o.Cgroup.Close()
+	// A container that made groups of its own lives in one of them; so does what joins it.
+	o.OtherCgroup = func() (*os.File, error) { return c.group.OpenOf(init.PID) }
+	return c.runner.Prepare(ctx, o)
+}
+
+// Process finds a process by its exec id.
+func (c *Container) Process(execID string) (*process.Process, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.processes[execID]; p != nil {
+		return p, nil
+	}
+	return nil, fmt.Errorf("process %q of container %q: %w", execID, c.ID, ErrNotFound)
+}
+
+// Signal sends a signal to every process of the container.
+func (c *Container) Signal(sig unix.Signal) error { return c.group.Signal(sig) }
+
+// Pids lists the container's processes; those it was asked for have their exec id.
+func (c *Container) Pids() ([]*agentv1.PidsResponse_Process, error) {
+	pids, err := c.group.Procs()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names := map[int]string{}
+	for id, p := range c.processes {
+		if p != nil && p.Running() {
+			names[p.PID] = id
+		}
+	}
+	list := make([]*agentv1.PidsResponse_Process, 0, len(pids))
+	for _, pid := range pids {
+		list = append(list, &agentv1.PidsResponse_Process{Pid: uint32(pid), ExecId: names[pid]})
+	}
+	return list, nil
+}
+
+// Pause freezes every process, Resume lets them go on.
+func (c *Container) Pause() error {
+	c.mu.Lock()
+	c.paused = true
+	c.mu.Unlock()
+	err := c.group.Freeze()
+	if err != nil {
+		c.mu.Lock()
+		c.paused = false
+		c.mu.Unlock()
+	}
+	return err
+}
+
+// Resume undoes Pause.
+func (c *Container) Resume() error {
+	if err := c.group.Thaw(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused = false
+	return nil
+}
+
+// Update changes limits.
+func (c *Container) Update(r *specs.LinuxResources) error { return c.group.Apply(r) }
+
+// Stats is what the container has used.
+func (c *Container) Stats() (*agentv1.StatsResponse, error) { return c.group.Stats() }
+
+// DeleteProcess forgets a process other than the init.
+func (c *Container) DeleteProcess(execID string) (*agentv1.Exit, error) {
+	p, err := c.Process(execID)
+	if err != nil {
+		return nil, err
+	}
+	exit, err := p.Delete()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.processes, execID)
+	return exit, nil
+}
+
+// remove ends and forgets everything of a container whose init has ended or was never started.
+func (c *Container) remove() (*agentv1.Exit, error) {
+	init, err := c.Process("")
+	if err != nil {
+		return nil, err
+	}
+	exit, err := init.Delete()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	rest := make([]*process.Process, 0, len(c.processes))
+	for id, p := range c.processes {
+		if id != "" && p != nil {
+			rest = append(rest, p)
+		}
+	}
+	c.mu.Unlock()
+	c.watcher.Remove(c.group)
+	err = c.group.Delete()
+	for _, p := range rest {
+		_, werr := p.Wait(context.Background()) // killed with the group, or before
+		_, derr := p.Delete()
+		err = errors.Join(err, werr, derr)
+	}
+	return exit, errors.Join(err, c.unmount())
+}

@@ -1,0 +1,84 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
+	"golang.org/x/sys/unix"
+)
+
+// mountFlags are the options of mount(8) that are flags of mount(2); the others go to the file system.
+var mountFlags = map[string]uintptr{
+	"ro": unix.MS_RDONLY, "nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV, "noexec": unix.MS_NOEXEC,
+	"noatime": unix.MS_NOATIME, "nodiratime": unix.MS_NODIRATIME, "relatime": unix.MS_RELATIME,
+	"strictatime": unix.MS_STRICTATIME, "sync": unix.MS_SYNCHRONOUS, "dirsync": unix.MS_DIRSYNC,
+	"lazytime": unix.MS_LAZYTIME, "rw": 0, "defaults": 0,
+}
+
+// mountStorages mounts the devices in order and answers what undoes it.
+func mountStorages(list []*agentv1.Storage) (undo func() error, err error) {
+	var targets []string
+	undo = func() error {
+		var errs []error
+		for i := len(targets) - 1; i >= 0; i-- {
+			if err := unix.Unmount(targets[i], 0); err != nil {
+				errs = append(errs, fmt.Errorf("unmount storage %s: %w", targets[i], err))
+			}
+		}
+		return errors.Join(errs...)
+	}
+	for _, s := range list {
+		if err := mountStorage(s); err != nil {
+			return nil, errors.Join(fmt.Errorf("storage %q on %s: %w", s.GetSerial(), s.GetTarget(), err), undo())
+		}
+		targets = append(targets, s.GetTarget())
+	}
+	return undo, nil
+}
+
+func mountStorage(s *agentv1.Storage) error {
+	if !filepath.IsAbs(s.GetTarget()) {
+		return errors.New("the target is not an absolute path")
+	}
+	device, err := findDevice(s.GetSerial())
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.GetTarget(), 0o755); err != nil {
+		return err
+	}
+	flags, data := splitOptions(s.GetOptions())
+	return unix.Mount(device, s.GetTarget(), s.GetFstype(), flags, data)
+}
+
+func splitOptions(options []string) (uintptr, string) {
+	var flags uintptr
+	var data []string
+	for _, o := range options {
+		if f, ok := mountFlags[o]; ok {
+			flags |= f
+		} else {
+			data = append(data, o)
+		}
+	}
+	return flags, strings.Join(data, ",")
+}
+
+// findDevice is the block device with a serial number; the kernel's names depend on the order of the devices.
+func findDevice(serial string) (string, error) {
+	files, err := filepath.Glob("/sys/block/*/serial")
+	if err != nil {
+		return "", err
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err == nil && strings.TrimRight(string(text), "\n\x00") == serial {
+			return "/dev/" + filepath.Base(filepath.Dir(f)), nil
+		}
+	}
+	return "", errors.New("there is no such block device")
+}

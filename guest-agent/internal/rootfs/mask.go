@@ -1,0 +1,97 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mask hides paths: a directory behind an empty read-only one, anything else behind /dev/null. What does not
+// exist needs no hiding.
+func (r *Root) Mask(paths []string) error {
+	empty := -1
+	defer func() {
+		if empty >= 0 {
+			unix.Close(empty)
+		}
+	}()
+	for _, p := range paths {
+		dst, err := r.open(p, unix.O_PATH)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("mask %s: %w", p, err)
+		}
+		var tree int
+		dir, err := isDir(dst)
+		switch {
+		case err != nil:
+		case !dir:
+			tree, err = bind("/dev/null", options{})
+		case empty < 0:
+			tree, err = emptyDirectory()
+		default:
+			tree, err = unix.OpenTree(empty, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+		}
+		if err == nil {
+			err = attach(tree, dst)
+			if err == nil && dir && empty < 0 {
+				empty = tree
+			} else {
+				unix.Close(tree)
+			}
+		}
+		unix.Close(dst)
+		if err != nil {
+			return fmt.Errorf("mask %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// emptyDirectory is a file system that all masked directories share; it can hold nothing.
+func emptyDirectory() (int, error) {
+	tree, err := fresh("tmpfs", "tmpfs", options{params: []param{{"nr_blocks", "1"}, {"nr_inodes", "1"}}})
+	if err != nil {
+		return -1, err
+	}
+	if err := setReadOnly(tree); err != nil {
+		unix.Close(tree)
+		return -1, err
+	}
+	return tree, nil
+}
+
+// ReadOnly covers each path with a read-only view of itself. What does not exist is left out.
+func (r *Root) ReadOnly(paths []string) error {
+	for _, p := range paths {
+		dst, err := r.open(p, unix.O_PATH)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("make %s read-only: %w", p, err)
+		}
+		err = coverReadOnly(dst)
+		unix.Close(dst)
+		if err != nil {
+			return fmt.Errorf("make %s read-only: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func coverReadOnly(dst int) error {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH | unix.AT_RECURSIVE)
+	tree, err := unix.OpenTree(dst, "", flags)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	if err := setReadOnly(tree); err != nil {
+		return err
+	}
+	return attach(tree, dst)
+}

@@ -1,0 +1,213 @@
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/huskvm/husk/guest-agent/internal/netcfg"
+	"github.com/huskvm/husk/guest-agent/internal/rootfs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+type processSpec = specs.Process
+
+// cloneFlags are the namespaces that a container can be given, by their OCI names.
+var cloneFlags = map[specs.LinuxNamespaceType]int{
+	specs.PIDNamespace:     unix.CLONE_NEWPID,
+	specs.MountNamespace:   unix.CLONE_NEWNS,
+	specs.UTSNamespace:     unix.CLONE_NEWUTS,
+	specs.IPCNamespace:     unix.CLONE_NEWIPC,
+	specs.NetworkNamespace: unix.CLONE_NEWNET,
+	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+}
+
+// CloneFlag is the clone(2) flag of a namespace type, if a guest can give a container one of that type.
+func CloneFlag(t specs.LinuxNamespaceType) (int, bool) {
+	f, ok := cloneFlags[t]
+	return f, ok
+}
+
+// makeContainer is called in the container's new namespaces and makes their content. What it does in the guest's
+// tree, before pivot_root, does not depend on what the image or the mounts hold.
+func (p *program) makeContainer() error {
+	spec := p.config.Spec
+	linux := spec.Linux
+	if linux == nil {
+		linux = &specs.Linux{}
+	}
+	ownCgroups, err := p.enterNamespaces(linux.Namespaces)
+	if err != nil {
+		return err
+	}
+	if err := p.setOOMScore(); err != nil {
+		return err
+	}
+	if err := setNames(spec); err != nil {
+		return err
+	}
+	for key, value := range linux.Sysctl {
+		if err := setSysctl(key, value); err != nil {
+			return err
+		}
+	}
+	root, err := rootfs.Open(rootfs.Config{
+		Path:            spec.Root.Path,
+		Propagation:     linux.RootfsPropagation,
+		Cgroup:          p.config.Cgroup,
+		CgroupNamespace: ownCgroups,
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range spec.Mounts {
+		if err := root.Mount(m); err != nil {
+			return err
+		}
+	}
+	if err := root.Devices(linux.Devices); err != nil {
+		return err
+	}
+	cwd, err := root.MkdirAll(p.process.Cwd, 0o755)
+	if err != nil {
+		return fmt.Errorf("mkdir %s: %w", p.process.Cwd, err)
+	}
+	unix.Close(cwd)
+	if err := root.ReadOnly(linux.ReadonlyPaths); err != nil {
+		return err
+	}
+	if err := root.Mask(linux.MaskedPaths); err != nil {
+		return err
+	}
+	if err := root.Pivot(linux.RootfsPropagation); err != nil {
+		return err
+	}
+	if err := p.openTerminal(true); err != nil {
+		return err
+	}
+	return root.Freeze(spec.Root.Readonly)
+}
+
+// enterNamespaces joins those given by path and completes the new ones that clone(2) left unfinished.
+func (p *program) enterNamespaces(list []specs.LinuxNamespace) (ownCgroups bool, err error) {
+	for _, n := range list {
+		flag, ok := CloneFlag(n.Type)
+		if !ok {
+			return false, fmt.Errorf("a namespace of type %q is not supported in a guest", n.Type)
+		}
+		switch {
+		case n.Type == specs.PIDNamespace || n.Type == specs.MountNamespace:
+			// Entered by the agent's clone.
+		case n.Path != "":
+			if err := joinPath(n.Path, flag); err != nil {
+				return false, fmt.Errorf("join %s namespace %s: %w", n.Type, n.Path, err)
+			}
+		case n.Type == specs.NetworkNamespace:
+			if err := netcfg.LoopbackUp(); err != nil {
+				return false, err
+			}
+		case n.Type == specs.CgroupNamespace:
+			// Only now, so that the container's cgroup, not the agent's, is its root.
+			if err := unix.Unshare(flag); err != nil {
+				return false, fmt.Errorf("new cgroup namespace: %w", err)
+			}
+		}
+		ownCgroups = ownCgroups || n.Type == specs.CgroupNamespace
+	}
+	return ownCgroups, nil
+}
+
+func joinPath(path string, flag int) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Setns(fd, flag)
+}
+
+// joinContainer enters all namespaces of the container's init; the pid namespace it has been born into.
+func (p *program) joinContainer() error {
+	if err := p.setOOMScore(); err != nil {
+		return err
+	}
+	// A mount namespace can be entered only by who shares its root and directory with nobody.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare file system attributes: %w", err)
+	}
+	flags := 0
+	for _, f := range cloneFlags {
+		if f != unix.CLONE_NEWPID {
+			flags |= f
+		}
+	}
+	if err := unix.Setns(JoinFD, flags); err != nil {
+		return fmt.Errorf("join the container's namespaces: %w", err)
+	}
+	return p.openTerminal(false)
+}
+
+func (p *program) setOOMScore() error {
+	if p.process.OOMScoreAdj == nil {
+		return nil
+	}
+	text := strconv.Itoa(*p.process.OOMScoreAdj)
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(text), 0); err != nil {
+		return fmt.Errorf("set oomScoreAdj %s: %w", text, err)
+	}
+	return nil
+}
+
+func setNames(spec *specs.Spec) error {
+	if spec.Hostname != "" {
+		if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
+			return fmt.Errorf("set hostname %q: %w", spec.Hostname, err)
+		}
+	}
+	if spec.Domainname != "" {
+		if err := unix.Setdomainname([]byte(spec.Domainname)); err != nil {
+			return fmt.Errorf("set domainname %q: %w", spec.Domainname, err)
+		}
+	}
+	return nil
+}
+
+// setSysctl writes through the guest's /proc, which shows each namespaced value of the calling thread; so it
+// needs none in the container.
+func setSysctl(key, value string) error {
+	name, err := sysctlPath(key)
+	if err == nil {
+		err = os.WriteFile("/proc/sys/"+name, []byte(value), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("set sysctl %s=%s: %w", key, value, err)
+	}
+	return nil
+}
+
+// sysctlPath is the file of a key. As in sysctl(8), the first separator decides: after a dot, dots separate and
+// slashes stand for dots in names; after a slash, both are what they look like.
+func sysctlPath(key string) (string, error) {
+	i := strings.IndexAny(key, "./")
+	name := key
+	if i >= 0 && key[i] == '.' {
+		name = strings.Map(func(r rune) rune {
+			switch r {
+			case '.':
+				return '/'
+			case '/':
+				return '.'
+			}
+			return r
+		}, key)
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || part == "." || part == ".." {
+			return "", errors.New("not a sysctl key")
+		}
+	}
+	return name, nil
+}
