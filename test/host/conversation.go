@@ -7,12 +7,16 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/huskvm/husk/test/host/internal/wire"
 )
 
+const inspectDeadline = 5 * time.Second
+
 var (
-	errGuestGone = errors.New("the guest ended without saying how the command did; see the console")
+	errGuestGone = errors.New("the guest died before it could say how the command ended")
+	errSetUp     = errors.New("set up the host")
 	errNoStatus  = errors.New("the guest reported an end without an exit status")
 )
 
@@ -26,6 +30,7 @@ type end struct {
 type conversation struct {
 	commandStarted chan struct{}
 	ended          chan end
+	report         chan string // the answer to inspect
 
 	frames *wire.Writer
 	timing *timing
@@ -41,6 +46,7 @@ func newConversation(port io.ReadWriter, timing *timing) *conversation {
 	c := &conversation{
 		commandStarted: make(chan struct{}, 1),
 		ended:          make(chan end, 1),
+		report:         make(chan string, 1),
 		frames:         wire.NewWriter(port),
 		timing:         timing,
 	}
@@ -65,10 +71,13 @@ func (c *conversation) listen(r io.Reader, stdout, stderr io.Writer) (int, error
 			_, err = stdout.Write(payload)
 		case wire.KindStderr:
 			_, err = stderr.Write(payload)
+		case wire.KindReport:
+			select {
+			case c.report <- string(payload):
+			default:
+			}
 		case wire.KindFailure:
-			// The guest waits for this; what went wrong counts, not whether it can be told so.
-			_ = c.goodbye()
-			return 0, fmt.Errorf("set up the host: %s", payload)
+			return 0, fmt.Errorf("%w: %s", errSetUp, payload)
 		case wire.KindExit:
 			return parseExit(payload)
 		default:
@@ -131,6 +140,24 @@ func (c *conversation) sendSize(size *wire.Winsize) {
 	c.mu.Unlock()
 	if size != nil && started {
 		_ = c.frames.WriteJSON(wire.KindWinsize, size)
+	}
+}
+
+// inspect asks the guest what is running, if it still answers.
+func (c *conversation) inspect() (string, bool) {
+	c.mu.Lock()
+	started := c.started
+	c.mu.Unlock()
+	if !started {
+		return "", false
+	}
+	// A guest that reads nothing must not keep us either.
+	go func() { _ = c.frames.Write(wire.KindInspect, nil) }()
+	select {
+	case text := <-c.report:
+		return text, true
+	case <-time.After(inspectDeadline):
+		return "", false
 	}
 }
 

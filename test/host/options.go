@@ -86,7 +86,7 @@ func parse(args []string, out io.Writer) (*options, error) {
 		o.env = append(o.env, s)
 		return nil
 	})
-	flags.Func("share", "`dir:tag:mountpoint[:rw]`, a directory of this machine at another place or writable; may be repeated", func(s string) error {
+	flags.Func("share", "`dir:tag:mountpoint[:rw]`, a directory of the machine at another place; may be repeated", func(s string) error {
 		sh, err := parseShare(s)
 		if err != nil {
 			return err

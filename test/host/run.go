@@ -30,10 +30,7 @@ const (
 // run boots the host and runs the command. The status is the command's, or one of this program's with an error.
 func run(o *options) (int, error) {
 	timing := newTiming()
-	term, err := openTerminal(o.interactive)
-	if err != nil {
-		return statusHost, err
-	}
+	term := openTerminal(o.interactive)
 	defer term.restore()
 
 	machine, image, archive, err := prepare(o, term)
@@ -54,15 +51,12 @@ func run(o *options) (int, error) {
 	term.restore()
 	process.Kill()
 	timing.at("powered off")
-	console.wait()
+	ended := console.wait()
+	if err != nil && ended && status <= statusHost && !errors.Is(err, errSetUp) {
+		console.printTail(os.Stderr)
+	}
 	if o.timing || o.verbose {
 		timing.print(os.Stderr)
-	}
-	if err != nil && status != statusSignal+int(syscall.SIGINT) {
-		console.printTail(os.Stderr)
-		if said := process.Err(); said != nil && errors.Is(err, errGuestGone) {
-			err = fmt.Errorf("%w (%w)", err, said)
-		}
 	}
 	return status, err
 }
@@ -177,7 +171,8 @@ func commandLine(o *options) string {
 		words = append(words, "quiet")
 	}
 	if o.init == wire.InitSystemd {
-		words = append(words, "systemd.unit="+guest.Target, "fstab=no", "systemd.gpt_auto=0", "systemd.show_status=0", "systemd.firstboot=0", "audit=0")
+		words = append(words, "systemd.unit="+guest.Target, "systemd.show_status=0", "systemd.firstboot=0",
+			"fstab=no", "systemd.gpt_auto=0", "audit=0")
 		switch o.cgroup {
 		case wire.CgroupV2:
 			words = append(words, "systemd.unified_cgroup_hierarchy=1")
@@ -208,31 +203,24 @@ func supervise(o *options, process *qemu.Process, talk *conversation, term *term
 	boot := time.NewTimer(bootDeadline)
 	defer boot.Stop()
 
+	started := talk.commandStarted
 	for {
 		select {
-		case <-talk.commandStarted:
-			talk.commandStarted = nil
+		case <-started:
+			started = nil
 			boot.Stop()
-			if o.interactive {
-				go talk.sendInput(os.Stdin)
-				talk.sendSize(term.size())
-			}
-		case end := <-talk.ended:
-			if end.err != nil {
-				return statusHost, end.err
-			}
-			if err := talk.goodbye(); err != nil {
+			if err := attach(o, talk, term); err != nil {
 				return statusHost, err
 			}
-			select {
-			case <-process.Done():
-			case <-time.After(powerOffDeadline):
-				fmt.Fprintf(os.Stderr, "host: the guest did not power off within %v and is killed\n", powerOffDeadline)
-			}
-			return end.status, nil
+		case end := <-talk.ended:
+			return conclude(process, talk, end)
 		case <-boot.C:
-			return statusHost, fmt.Errorf("the host did not come up within %v; its last sign of life was %q", bootDeadline, talk.lastMark())
+			return statusHost, fmt.Errorf("the host did not come up within %v; its last sign of life was %q",
+				bootDeadline, talk.lastMark())
 		case <-expired:
+			if processes, ok := talk.inspect(); ok {
+				fmt.Fprintf(os.Stderr, "host: running when time was up:\n%s", processes)
+			}
 			return statusTimeout, fmt.Errorf("timed out after %v", o.timeout)
 		case s := <-signals:
 			if s == unix.SIGWINCH {
@@ -246,4 +234,39 @@ func supervise(o *options, process *qemu.Process, talk *conversation, term *term
 			return statusSignal + int(number), fmt.Errorf("ended by signal: %v", s)
 		}
 	}
+}
+
+// attach connects the caller's stdin and terminal with the command that has just started.
+func attach(o *options, talk *conversation, term *terminal) error {
+	if !o.interactive {
+		return nil
+	}
+	if err := term.raw(); err != nil {
+		return err
+	}
+	talk.sendSize(term.size()) // it may have changed since the boot
+	go talk.sendInput(os.Stdin)
+	return nil
+}
+
+// conclude turns the end of the conversation into the program's, and sees the guest off.
+func conclude(process *qemu.Process, talk *conversation, end end) (int, error) {
+	err := end.err
+	if err == nil || errors.Is(err, errSetUp) {
+		err = errors.Join(err, talk.goodbye())
+	} else if !errors.Is(err, errGuestGone) {
+		return statusHost, err // it would go on running
+	}
+	select {
+	case <-process.Done():
+		if err != nil {
+			return statusHost, errors.Join(err, process.Err())
+		}
+	case <-time.After(powerOffDeadline):
+		fmt.Fprintf(os.Stderr, "host: the guest did not power off within %v and is killed\n", powerOffDeadline)
+	}
+	if err != nil {
+		return statusHost, err
+	}
+	return end.status, nil
 }

@@ -9,19 +9,25 @@ import (
 	"github.com/huskvm/husk/test/host/internal/wire"
 )
 
-// terminal is the caller's, in raw mode while a command is wired to it. The zero value is no terminal.
+// terminal is the caller's, if the command is to be wired to it. The zero value is no terminal.
 type terminal struct {
-	saved *unix.Termios
+	wired bool
+	saved *unix.Termios // the mode to go back to, while in raw mode
 }
 
 // openTerminal takes the terminal if one is wanted and both stdin and stdout are one.
-func openTerminal(wanted bool) (*terminal, error) {
-	if !wanted || !isTerminal(os.Stdin) || !isTerminal(os.Stdout) {
-		return &terminal{}, nil
+func openTerminal(wanted bool) *terminal {
+	return &terminal{wired: wanted && isTerminal(os.Stdin) && isTerminal(os.Stdout)}
+}
+
+// raw hands every key over to the command. Before, Ctrl-C still ends a boot.
+func (t *terminal) raw() error {
+	if !t.wired {
+		return nil
 	}
 	saved, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
 	if err != nil {
-		return nil, fmt.Errorf("read terminal mode: %w", err)
+		return fmt.Errorf("read terminal mode: %w", err)
 	}
 	raw := *saved
 	raw.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
@@ -30,12 +36,13 @@ func openTerminal(wanted bool) (*terminal, error) {
 	raw.Cflag = raw.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
 	if err := unix.IoctlSetTermios(int(os.Stdin.Fd()), unix.TCSETS, &raw); err != nil {
-		return nil, fmt.Errorf("set terminal mode: %w", err)
+		return fmt.Errorf("set terminal mode: %w", err)
 	}
-	return &terminal{saved: saved}, nil
+	t.saved = saved
+	return nil
 }
 
-// restore gives the terminal back as it was. It may be called again.
+// restore gives the terminal back as it was. It may be called at any time, and again.
 func (t *terminal) restore() {
 	if t.saved == nil {
 		return
@@ -43,11 +50,12 @@ func (t *terminal) restore() {
 	if err := unix.IoctlSetTermios(int(os.Stdin.Fd()), unix.TCSETS, t.saved); err != nil {
 		fmt.Fprintf(os.Stderr, "host: restore terminal: %v\n", err)
 	}
+	t.saved = nil
 }
 
 // size returns the window's size, or nil if there is no terminal.
 func (t *terminal) size() *wire.Winsize {
-	if t.saved == nil {
+	if !t.wired {
 		return nil
 	}
 	size, err := unix.IoctlGetWinsize(int(os.Stdout.Fd()), unix.TIOCGWINSZ)

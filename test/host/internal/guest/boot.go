@@ -126,7 +126,12 @@ func setUp(spec *wire.Spec) error {
 
 // raiseLimits gives what a service manager gives a container runtime: the kernel's defaults are for a login shell.
 func raiseLimits() error {
-	for resource, limit := range map[int]uint64{unix.RLIMIT_NOFILE: 1 << 20, unix.RLIMIT_MEMLOCK: unix.RLIM_INFINITY, unix.RLIMIT_NPROC: unix.RLIM_INFINITY} {
+	limits := map[int]uint64{
+		unix.RLIMIT_NOFILE:  1 << 20,
+		unix.RLIMIT_MEMLOCK: unix.RLIM_INFINITY,
+		unix.RLIMIT_NPROC:   unix.RLIM_INFINITY,
+	}
+	for resource, limit := range limits {
 		if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
 			return fmt.Errorf("set resource limit %d: %w", resource, err)
 		}

@@ -25,8 +25,7 @@ func mountCgroups(root, layout string) error {
 }
 
 func mountUnified(root string) error {
-	m := mount{source: "cgroup2", target: root, fstype: "cgroup2", flags: noExecFlags, data: "nsdelegate,memory_recursiveprot"}
-	if err := m.mount(); err != nil {
+	if err := unifiedMount(root, "nsdelegate,memory_recursiveprot").mount(); err != nil {
 		return err
 	}
 	controllers, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
@@ -41,8 +40,17 @@ func mountUnified(root string) error {
 	return nil
 }
 
+func unifiedMount(target, options string) mount {
+	return mount{source: "cgroup2", target: target, fstype: "cgroup2", flags: noExecFlags, data: options}
+}
+
+func legacyMount(target, options string) mount {
+	return mount{source: "cgroup", target: target, fstype: "cgroup", flags: noExecFlags, data: options}
+}
+
 func mountLegacy(root string, hybrid bool) error {
-	if err := (mount{source: "tmpfs", target: root, fstype: "tmpfs", flags: noExecFlags, data: "mode=755"}).mount(); err != nil {
+	directories := mount{source: "tmpfs", target: root, fstype: "tmpfs", flags: noExecFlags, data: "mode=755"}
+	if err := directories.mount(); err != nil {
 		return err
 	}
 	f, err := os.Open("/proc/cgroups")
@@ -57,7 +65,8 @@ func mountLegacy(root string, hybrid bool) error {
 	for _, h := range hierarchies(controllers) {
 		// A controller that the kernel's command line withholds from v1 (cgroup_no_v1=) can't be mounted and
 		// leaves an empty directory, just as on hosts configured so: code under test must cope with it.
-		m := mount{source: "cgroup", target: filepath.Join(root, h.name), fstype: "cgroup", flags: noExecFlags, data: h.name, optional: true}
+		m := legacyMount(filepath.Join(root, h.name), h.name)
+		m.optional = true
 		if err := m.mount(); err != nil {
 			return err
 		}
@@ -67,14 +76,13 @@ func mountLegacy(root string, hybrid bool) error {
 			}
 		}
 	}
-	named := mount{source: "cgroup", target: filepath.Join(root, "systemd"), fstype: "cgroup", flags: noExecFlags, data: "none,name=systemd"}
-	if err := named.mount(); err != nil {
+	if err := legacyMount(filepath.Join(root, "systemd"), "none,name=systemd").mount(); err != nil {
 		return err
 	}
 	if !hybrid {
 		return nil
 	}
-	return mount{source: "cgroup2", target: filepath.Join(root, "unified"), fstype: "cgroup2", flags: noExecFlags, data: "nsdelegate"}.mount()
+	return unifiedMount(filepath.Join(root, "unified"), "nsdelegate").mount()
 }
 
 // hierarchy is one v1 mount, with the names under which its controllers are found too.

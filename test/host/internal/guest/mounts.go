@@ -2,7 +2,9 @@ package guest
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,8 +24,8 @@ type mount struct {
 const (
 	noExecFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
-	// 9p reads in pieces of this size; the default is 8 KiB or 128 KiB and makes big binaries crawl.
-	p9Options = "trans=virtio,version=9p2000.L,msize=1048576"
+	// 9p moves pieces of this size, which is the most that virtio can; the default makes big binaries crawl.
+	p9Options = "trans=virtio,version=9p2000.L,msize=512000"
 )
 
 func (m mount) mount() error {
@@ -70,7 +72,10 @@ func enterRoot(spec *wire.Spec) error {
 			return fmt.Errorf("prepare overlay: %w", err)
 		}
 	}
-	overlay := mount{source: "overlay", target: root, fstype: "overlay", data: "lowerdir=/lower,upperdir=/upper/changes,workdir=/upper/work"}
+	overlay := mount{
+		source: "overlay", target: root, fstype: "overlay",
+		data: "lowerdir=/lower,upperdir=/upper/changes,workdir=/upper/work",
+	}
 	if err := overlay.mount(); err != nil {
 		return err
 	}
@@ -97,7 +102,9 @@ func enterRoot(spec *wire.Spec) error {
 }
 
 // Directories that container runtimes want on a real file system: an overlay can't have its upper layer on an overlay.
-var freshDirs = []string{"/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet", "/var/lib/husk", TempDir}
+var freshDirs = []string{
+	"/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet", "/var/lib/husk", TempDir,
+}
 
 // TempDir is the TMPDIR of the command: short, so that socket paths fit, and a tmpfs. /tmp itself stays the machine's.
 const TempDir = "/run/tmp"
@@ -110,13 +117,16 @@ func mountFresh() error {
 	mounts := []mount{
 		tmpfs("/run", "755", unix.MS_NOSUID|unix.MS_NODEV),
 		tmpfs("/dev/shm", "1777", unix.MS_NOSUID|unix.MS_NODEV),
-		{source: "devpts", target: "/dev/pts", fstype: "devpts", flags: unix.MS_NOSUID | unix.MS_NOEXEC, data: "gid=5,mode=620,ptmxmode=666"},
-		{source: "mqueue", target: "/dev/mqueue", fstype: "mqueue", flags: noExecFlags, optional: true},
-		{source: "securityfs", target: "/sys/kernel/security", fstype: "securityfs", flags: noExecFlags, optional: true},
-		{source: "debugfs", target: "/sys/kernel/debug", fstype: "debugfs", flags: noExecFlags, optional: true},
-		{source: "tracefs", target: "/sys/kernel/tracing", fstype: "tracefs", flags: noExecFlags, optional: true},
-		{source: "bpf", target: "/sys/fs/bpf", fstype: "bpf", flags: noExecFlags, data: "mode=700", optional: true},
-		{source: "fusectl", target: "/sys/fs/fuse/connections", fstype: "fusectl", flags: noExecFlags, optional: true},
+		{
+			source: "devpts", target: "/dev/pts", fstype: "devpts", flags: unix.MS_NOSUID | unix.MS_NOEXEC,
+			data: "gid=5,mode=620,ptmxmode=666",
+		},
+		kernelFS("mqueue", "/dev/mqueue"),
+		kernelFS("securityfs", "/sys/kernel/security"),
+		kernelFS("debugfs", "/sys/kernel/debug"),
+		kernelFS("tracefs", "/sys/kernel/tracing"),
+		kernelFS("bpf", "/sys/fs/bpf"),
+		kernelFS("fusectl", "/sys/fs/fuse/connections"),
 	}
 	for _, dir := range freshDirs {
 		mode := "711"
@@ -131,8 +141,9 @@ func mountFresh() error {
 	if err := os.MkdirAll("/run/lock", 0o1777); err != nil {
 		return fmt.Errorf("make /run/lock: %w", err)
 	}
-	for name, target := range map[string]string{"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"} {
-		if err := os.Symlink(target, "/dev/"+name); err != nil && !os.IsExist(err) {
+	links := map[string]string{"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+	for name, target := range links {
+		if err := os.Symlink(target, "/dev/"+name); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make /dev/%s: %w", name, err)
 		}
 	}
@@ -141,6 +152,11 @@ func mountFresh() error {
 		return fmt.Errorf("make mounts shared: %w", err)
 	}
 	return nil
+}
+
+// kernelFS is a view of the kernel that programs look for and can do without.
+func kernelFS(fstype, target string) mount {
+	return mount{source: fstype, target: target, fstype: fstype, flags: noExecFlags, optional: true}
 }
 
 func mountShares(shares []wire.Share) error {

@@ -139,6 +139,10 @@ func (p *port) handle(in input) {
 		if err != nil || kind == wire.KindGoodbye {
 			return
 		}
+		if kind == wire.KindInspect {
+			// A port that fails here fails the exit too.
+			_ = p.frames.Write(wire.KindReport, []byte(describeProcesses("/proc")))
+		}
 		if in == nil {
 			continue
 		}

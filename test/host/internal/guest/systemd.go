@@ -77,7 +77,9 @@ Type=oneshot
 StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/console
-ExecStart=-/bin/sh -c 'echo "husk test host: systemd fell into emergency mode:"; systemctl --failed --no-pager; journalctl -b -n 60 --no-pager'
+ExecStart=-/bin/echo husk test host: systemd fell into emergency mode
+ExecStart=-/bin/systemctl --failed --no-pager
+ExecStart=-/bin/journalctl -b -n 60 --no-pager
 `
 
 // handOver turns PID 1 into the machine's systemd. It returns only with an error.
@@ -126,7 +128,8 @@ func prepareRoot(spec *wire.Spec) error {
 	// A machine without an id would be a first boot, with presets applied and questions asked.
 	id := make([]byte, 16)
 	rand.Read(id)
-	for path, content := range map[string]string{"/etc/machine-id": hex.EncodeToString(id), "/etc/hostname": spec.Hostname} {
+	names := map[string]string{"/etc/machine-id": hex.EncodeToString(id), "/etc/hostname": spec.Hostname}
+	for path, content := range names {
 		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("replace %s: %w", path, err)
 		}
@@ -180,7 +183,12 @@ func writeUnits(dir string) error {
 			return fmt.Errorf("mask %s: %w", name, err)
 		}
 	}
-	for name, content := range map[string]string{Target: targetUnit, "husk-host.service": serviceUnit, "emergency.service": emergencyUnit} {
+	units := map[string]string{
+		Target:              targetUnit,
+		"husk-host.service": serviceUnit,
+		"emergency.service": emergencyUnit,
+	}
+	for name, content := range units {
 		path := filepath.Join(dir, name)
 		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("write unit %s: %w", name, err)

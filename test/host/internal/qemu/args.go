@@ -42,8 +42,8 @@ type Share struct {
 
 // Args returns QEMU's arguments.
 //
-// q35 without its i8042, USB and graphics, because probing for them costs a second of emulated time. A multidevs=remap share keeps
-// inode numbers apart when a directory spans file systems. "no-reboot" makes a panic's reboot the end of the process.
+// q35 goes without what takes emulated time to probe. multidevs=remap keeps inode numbers apart where a directory
+// spans file systems. With -no-reboot a panic's reboot is the end of the process.
 func (m Machine) Args() []string {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-nographic", "-no-reboot",

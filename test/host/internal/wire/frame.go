@@ -17,8 +17,8 @@ import (
 // Kind says what a frame carries.
 type Kind byte
 
-// From the guest: Mark, Stdout, Stderr, then once Exit or Failure, then nothing.
-// To the guest, and only after its Mark "command": Stdin, StdinEnd, Winsize; after Exit or Failure: Goodbye.
+// From the guest: Mark, Stdout, Stderr, then once Exit or Failure, then nothing; Report in answer to Inspect.
+// To the guest, and only after its Mark "command": Stdin, StdinEnd, Winsize, Inspect; after Exit or Failure: Goodbye.
 const (
 	KindMark     Kind = 1 + iota // JSON of Mark
 	KindStdout                   // bytes of the command
@@ -29,6 +29,8 @@ const (
 	KindStdinEnd                 // no more bytes for the command
 	KindWinsize                  // JSON of Winsize
 	KindGoodbye                  // everything has arrived, power off
+	KindInspect                  // what is running?
+	KindReport                   // text: what is running
 )
 
 // PortName is the name of the virtio-serial port.
