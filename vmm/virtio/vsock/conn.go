@@ -42,7 +42,7 @@ type conn struct {
 
 // act does what hostward asked for.
 func (c *conn) act(a action) {
-	if c.host == nil || a == 0 {
+	if a == 0 || c.host == nil { // in this order: without an action, host may be set at this moment
 		return
 	}
 	// Errors mean that the peer has gone already.
@@ -114,6 +114,10 @@ const (
 type link struct {
 	next   *conn
 	queued bool
+}
+
+func (c *conn) queued() bool {
+	return c.links[controlQueue].queued || c.links[dataQueue].queued
 }
 
 // turns is a first-in first-out queue of connections, each at most once: so they take turns.

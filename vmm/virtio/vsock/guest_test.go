@@ -286,6 +286,12 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// wantNoGoroutines checks that the device has left none, but for those in their last instructions.
+func wantNoGoroutines(t testing.TB) {
+	t.Helper()
+	eventually(t, "goroutines end", func() bool { return ourGoroutines() == 0 })
+}
+
 // ourGoroutines counts those of the device.
 func ourGoroutines() int {
 	buf := make([]byte, 4<<20)

@@ -9,7 +9,7 @@ import (
 	"github.com/huskvm/husk/vmm/virtio"
 )
 
-// What a guest can make us hold is bounded by these: about 76 MiB of backlog at the very worst, and nothing while
+// What a guest can make us hold is bounded by these: about 110 MiB of backlog at the very worst, and nothing while
 // hosts keep up.
 const (
 	maxConns   = 1024
@@ -117,15 +117,21 @@ func (m *mux) settle(c *conn) action {
 		if m.table[c.address] == c {
 			delete(m.table, c.address)
 		}
-		if c.released && !c.calling {
-			delete(m.all, c)
-		}
 	}
 	if c.phase != requested {
 		c.notify()
 	}
 	m.schedule(c)
+	m.forget(c)
 	return a
+}
+
+// forget drops c once nothing refers to it any more; until then it counts. A guest that takes no packets leaves
+// what it opens and resets in the queues for good. m.mu is held.
+func (m *mux) forget(c *conn) {
+	if c.phase == gone && c.released && !c.calling && !c.queued() {
+		delete(m.all, c)
+	}
 }
 
 // notify ends the wait for the guest's answer.
@@ -173,6 +179,7 @@ func (m *mux) next() (h header, c *conn, room uint32, ok bool) {
 		if c := m.control.pop(); c != nil {
 			h, ok := c.packet()
 			if !ok {
+				m.forget(c)
 				continue
 			}
 			m.address(&h, c)

@@ -172,6 +172,17 @@ func TestConnectionsTakeTurns(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	eventually(t, "all wait for credit", func() bool {
+		m := g.dev.mux
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for c := range m.all {
+			if !c.starved {
+				return false
+			}
+		}
+		return true
+	})
 	for i := range uint32(n) {
 		g.send(on(40000+i, opCreditUpdate), nil)
 	}
