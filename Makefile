@@ -48,15 +48,15 @@ build: $(PROGRAMS) $(ASSETS) ## Build all of husk into bin/, runnable in place
 
 .PHONY: install
 install: build ## Install under PREFIX (default /usr/local), below DESTDIR
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/husk $(DESTDIR)$(PREFIX)/share/husk
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/husk $(DESTDIR)$(PREFIX)/share/husk
 	install -m 755 $(BIN)/containerd-shim-husk-v2 $(BIN)/husk $(DESTDIR)$(PREFIX)/bin/
-	install -m 755 $(BIN)/husk-vmm $(DESTDIR)$(PREFIX)/libexec/husk/
+	install -m 755 $(BIN)/husk-vmm $(DESTDIR)$(PREFIX)/lib/husk/
 	install -m 644 $(ASSETS) $(DESTDIR)$(PREFIX)/share/husk/
 
 .PHONY: uninstall
 uninstall: ## Remove what install put there
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/containerd-shim-husk-v2 bin/husk libexec/husk/husk-vmm share/husk/husk-kernel share/husk/husk-initramfs)
-	-rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/libexec/husk $(DESTDIR)$(PREFIX)/share/husk
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/containerd-shim-husk-v2 bin/husk lib/husk/husk-vmm share/husk/husk-kernel share/husk/husk-initramfs)
+	-rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/husk $(DESTDIR)$(PREFIX)/share/husk
 
 .PHONY: setup
 setup: ## Install the packages and the Go that building and testing need
@@ -125,7 +125,7 @@ $(BIN)/husk-vmm: FORCE
 $(BIN)/husk-agent: FORCE
 	@$(GO_BUILD) -o $@ ./guest-agent/cmd/husk-agent
 $(BIN)/husk-initramfs: $(BIN)/husk-agent
-	@go run ./guest-agent/cmd/mkinitramfs -agent $< -o $@
+	@go run ./guest-agent/cmd/mkinitramfs -init $< -o $@
 $(BIN)/husk-kernel: kernel-configs/*
 	@kernel-configs/build.sh $@ && touch $@
 
@@ -140,4 +140,4 @@ $(TESTBIN)/containerd: go.mod
 	@go build -tags no_btrfs,no_devmapper,no_zfs -o $@ $(CONTAINERD)/cmd/containerd $(CONTAINERD)/cmd/ctr && touch $@
 $(TESTBIN)/reboot-initramfs: FORCE
 	@$(GO_BUILD) -o $(TESTBIN)/reboot ./test/bench/reboot
-	@go run ./guest-agent/cmd/mkinitramfs -agent $(TESTBIN)/reboot -o $@
+	@go run ./guest-agent/cmd/mkinitramfs -init $(TESTBIN)/reboot -o $@
