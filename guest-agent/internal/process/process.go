@@ -132,13 +132,15 @@ func (p *Process) supervise(end <-chan Ended, hook func()) {
 		hook()
 	}
 	p.mu.Lock()
+	if p.state == prepared {
+		p.control.Close() // else Start reads from it to the end
+	}
 	p.state = ended
 	code := Code(e.Status)
 	if p.killed != 0 {
 		code = 128 + p.killed
 	}
 	p.mu.Unlock()
-	p.control.Close()
 
 	exit := &agentv1.Exit{Status: &code, At: e.At.UnixNano()}
 	timer := time.NewTimer(drainTime)
@@ -167,14 +169,15 @@ func (p *Process) Start() error {
 	p.state, p.ran = started, true
 	p.mu.Unlock()
 
+	defer p.control.Close()
 	if err := p.control.letGo(); err != nil {
 		return fmt.Errorf("start process: %w", ErrEnded)
 	}
 	_, err := p.control.receive()
-	p.control.Close()
 	if errors.Is(err, errStageGone) || err == nil {
 		return nil
 	}
+	<-p.done // the stage has said why it ends, and does
 	p.mu.Lock()
 	p.ran = false
 	p.mu.Unlock()

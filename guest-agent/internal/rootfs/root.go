@@ -45,7 +45,7 @@ func Open(c Config) (*Root, error) {
 	}
 	path, err := filepath.EvalSymlinks(c.Path)
 	if err != nil {
-		return nil, fmt.Errorf("root.path: %w", err)
+		return nil, fmt.Errorf("root.path %s: %w", c.Path, err)
 	}
 	tree, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
 
@@ -19,8 +20,8 @@ func Main() int {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fail(fmt.Errorf("hide from the container: %w", err))
 	}
-	for fd := ConfigFD; fd <= JoinFD; fd++ {
-		unix.CloseOnExec(fd)
+	if err := unix.CloseRange(ConfigFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fail(fmt.Errorf("keep descriptors from the container: %w", err))
 	}
 	config, err := readConfig()
 	if err != nil {
