@@ -95,20 +95,29 @@ func flock(f *os.File, how int) error {
 // ErrLocked says that a living process serves the sandbox.
 var ErrLocked = errors.New("the sandbox is being served")
 
-// Lock takes the sandbox's lock and keeps it as long as the file, or what inherits it, is open.
+// Lock takes the sandbox's lock and keeps it as long as the file, or what inherits it, is open. While it is
+// held, the directory is the holder's alone to change and to remove.
 func (d Dir) Lock() (*os.File, error) {
-	f, err := os.OpenFile(d.Join(lockFile), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the sandbox's lock: %w", err)
-	}
-	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, ErrLocked
+	for {
+		f, err := os.OpenFile(d.Join(lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("open the sandbox's lock: %w", err)
 		}
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, ErrLocked
+			}
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		// The one that held it may have removed the directory, and another have made it anew.
+		ours, err1 := f.Stat()
+		now, err2 := os.Stat(f.Name())
+		if err1 == nil && err2 == nil && os.SameFile(ours, now) {
+			return f, nil
+		}
+		f.Close()
 	}
-	return f, nil
 }
 
 // Served says whether a living process holds the lock.

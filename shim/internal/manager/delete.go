@@ -1,0 +1,84 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+	"time"
+
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/huskvm/husk/shim/internal/bundle"
+	"github.com/huskvm/husk/shim/internal/hostcgroup"
+	"github.com/huskvm/husk/shim/internal/rundir"
+)
+
+// evictTime is what a shim, or a VMM, may take to end after SIGKILL.
+const evictTime = 4 * time.Second
+
+// delete takes away what a dead or unreachable shim has left, and answers how the container ended. It needs
+// nothing but the names it is called with.
+func (s *Shim) delete() error {
+	response := &taskv3.DeleteResponse{ExitStatus: 128 + uint32(syscall.SIGKILL), ExitedAt: timestamppb.Now()}
+	identity, cgroup := bundle.Identity{Sandbox: s.id}, ""
+	if dir, err := s.bundleDir(); err == nil {
+		if spec, err := bundle.Load(dir); err == nil {
+			identity, cgroup = bundle.Identify(s.id, spec.Annotations), spec.Linux.CgroupsPath
+		}
+	}
+	dir := s.dir(identity.Sandbox)
+	state, err := dir.Load()
+	if identity.Kind != bundle.Member || !dir.Served() {
+		// For a pod's further container the sandbox stays if it lives.
+		if state, err = evict(dir, cgroup); err != nil {
+			return err
+		}
+	}
+	if err == nil {
+		response.Pid = uint32(state.VMM.PID)
+		for _, c := range state.Containers {
+			if c.ID == s.id && c.Exit != nil {
+				response.ExitStatus, response.ExitedAt = c.Exit.Status, timestamppb.New(c.Exit.At)
+			}
+		}
+	}
+	return s.writeMessage(response)
+}
+
+// evict ends whoever serves the sandbox, and cleans up.
+func evict(dir rundir.Dir, cgroup string) (rundir.State, error) {
+	lock, err := dir.Evict(evictTime)
+	if errors.Is(err, fs.ErrNotExist) {
+		return rundir.State{}, removeCgroup(cgroup)
+	}
+	if err != nil {
+		return rundir.State{}, err
+	}
+	defer lock.Close()
+	return cleanUp(dir, cgroup)
+}
+
+// cleanUp removes everything of a sandbox that nobody serves. cgroup is the one to remove if the sandbox's
+// state does not say. The mounts went with the shim's mount namespace, and the VMM should have, too.
+func cleanUp(dir rundir.Dir, cgroup string) (rundir.State, error) {
+	state, err := dir.Load()
+	if err == nil {
+		if state.Cgroup != "" {
+			cgroup = state.Cgroup
+		}
+		if err := state.VMM.Kill(evictTime); err != nil {
+			return state, fmt.Errorf("end the sandbox's VMM: %w", err)
+		}
+	}
+	return state, errors.Join(removeCgroup(cgroup), dir.Remove())
+}
+
+func removeCgroup(path string) error {
+	c, err := hostcgroup.New(path, 0)
+	if err != nil {
+		return err
+	}
+	return c.Remove()
+}

@@ -1,0 +1,163 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/shim/internal/config"
+	"github.com/huskvm/husk/shim/internal/events"
+	"github.com/huskvm/husk/shim/internal/sandbox"
+	"github.com/huskvm/husk/shim/internal/task"
+)
+
+// serveAction is the daemon's; nobody but start gives it.
+const serveAction = "serve"
+
+const (
+	// idleTime is how long a shim without a container stays: its engine may have died while creating one.
+	idleTime = 30 * time.Second
+	// drainTime is how long a shim that ends waits for its last answers and events to be taken.
+	drainTime = 2 * time.Second
+)
+
+// The descriptors that start hands over.
+const (
+	socketFD = 3
+	lockFD   = 4
+)
+
+// serve is the daemon: it serves the sandbox until that is shut down, idle for too long, or it gets a signal.
+func (s *Shim) serve() error {
+	debug.SetGCPercent(50)
+	// Inherited so far; of what this process starts nothing may keep them.
+	unix.CloseOnExec(socketFD)
+	unix.CloseOnExec(lockFD)
+	lock := os.NewFile(lockFD, "lock")
+	defer lock.Close()
+
+	s.openLog()
+	begun, _ := strconv.ParseUint(os.Getenv(startMark), 10, 64)
+	// Mounts of the host still arrive here, none of ours reaches the host.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("make the shim's mounts its own: %w", err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		return fmt.Errorf("leave the bundle: %w", err)
+	}
+	listener, err := net.FileListener(os.NewFile(socketFD, "socket"))
+	if err != nil {
+		return fmt.Errorf("take over the shim's socket: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the shim's binary: %w", err)
+	}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
+
+	d := &daemon{done: make(chan struct{}), publisher: events.New(s.events, s.namespace)}
+	d.sandbox = sandbox.New(sandbox.Params{
+		Dir: s.dir(s.id), Namespace: s.namespace, ID: s.id,
+		Sink:     d.publisher,
+		Config:   config.Source{Executable: self, Getenv: os.Getenv},
+		Begun:    begun,
+		IdleTime: idleTime, Idle: d.idle,
+	})
+	return d.run(listener, signals)
+}
+
+// openLog sends the log to the engine, which reads it from a fifo in the bundle. It must never hold the shim
+// up: when the engine does not read, lines are dropped.
+func (s *Shim) openLog() {
+	_ = log.SetFormat(log.TextFormat)
+	if s.debug {
+		_ = log.SetLevel("debug")
+	}
+	// Opened for reading, too, so that it opens at once and outlives the engine.
+	fd, err := unix.Open("log", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return // CRI-O before it has made the fifo, or a test: there is nobody to tell
+	}
+	_ = unix.Dup3(fd, int(os.Stderr.Fd()), 0) // for a panic's trace
+	log.L.Logger.SetOutput(fifoWriter(fd))
+	log.L = log.L.WithField("runtime", Name)
+}
+
+type fifoWriter int
+
+func (w fifoWriter) Write(line []byte) (int, error) {
+	for {
+		_, err := unix.Write(int(w), line)
+		if !errors.Is(err, unix.EINTR) {
+			return len(line), nil
+		}
+	}
+}
+
+// daemon serves one sandbox.
+type daemon struct {
+	sandbox   *sandbox.Sandbox
+	publisher *events.Publisher
+
+	once sync.Once
+	err  error
+	done chan struct{} // closed when the sandbox is gone
+}
+
+// shutdown takes the sandbox away; when it returns nothing of it is left but this process.
+func (d *daemon) shutdown() error {
+	d.once.Do(func() {
+		d.err = d.sandbox.Close()
+		close(d.done)
+	})
+	return d.err
+}
+
+func (d *daemon) idle() {
+	if d.sandbox.Containers() == 0 {
+		log.L.Info("no container for too long")
+		_ = d.shutdown()
+	}
+}
+
+func (d *daemon) run(listener net.Listener, signals <-chan os.Signal) error {
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	if err != nil {
+		return fmt.Errorf("create server: %w", err)
+	}
+	task.New(d.sandbox, d.shutdown).Register(server)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ctx, listener) }()
+
+	select {
+	case <-d.done:
+	case sig := <-signals:
+		log.L.WithField("signal", sig.(syscall.Signal)).Warn("ending with everything in the sandbox")
+		_ = d.shutdown()
+	case err := <-served:
+		log.L.WithError(err).Error("serve the task API")
+		_ = d.shutdown()
+	}
+	ctx, stop := context.WithTimeout(ctx, drainTime)
+	defer stop()
+	d.publisher.Close(ctx)
+	// The connection of the call that shut down is idle once its answer is written.
+	_ = server.Shutdown(ctx)
+	return d.err
+}

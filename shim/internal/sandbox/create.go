@@ -1,0 +1,443 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
+	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
+	"github.com/huskvm/husk/shim/internal/bundle"
+	"github.com/huskvm/husk/shim/internal/config"
+	"github.com/huskvm/husk/shim/internal/container"
+	"github.com/huskvm/husk/shim/internal/hostcgroup"
+	"github.com/huskvm/husk/shim/internal/mounts"
+	"github.com/huskvm/husk/shim/internal/rundir"
+	"github.com/huskvm/husk/shim/internal/stdio"
+)
+
+// Request is what containerd asks Create for.
+type Request struct {
+	ID     string
+	Bundle string
+	Rootfs []*types.Mount
+	Stdio  stdio.Config
+	// Of the runtime's options.
+	ConfigPath string
+	ConfigBody []byte
+}
+
+const (
+	// openTime is how long the readers of output fifos may keep Create waiting.
+	openTime = 10 * time.Second
+	// vmmOverhead is what a VMM uses on the host beyond its guest's memory.
+	vmmOverhead = 64 << 20
+)
+
+// member is a container with what it uses on the host.
+type member struct {
+	*container.Container // nil while it is being created
+	first                bool
+	prepared
+}
+
+// prepared is a container's part on the host, before the guest hears of it.
+type prepared struct {
+	guest   *bundle.Guest
+	root    *mounts.Root
+	binds   []*os.File // in the order of guest.Binds
+	session *stdio.Session
+	dir     string
+}
+
+// prepare mounts and opens what the container needs. On error nothing is left.
+func (s *Sandbox) prepare(ctx context.Context, v *vm, r Request, spec *specs.Spec, guest *bundle.Guest) (p prepared, err error) {
+	p = prepared{guest: guest, dir: s.Dir.Join(rundir.Containers + "/" + guest.RootID)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+			p = prepared{}
+		}
+	}()
+	path := ""
+	if len(r.Rootfs) == 0 {
+		if path, err = bundle.HostRoot(r.Bundle, spec); err != nil {
+			return p, err
+		}
+	}
+	if p.root, err = mounts.OpenRoot(r.Rootfs, p.dir+"/root", path); err != nil {
+		return p, err
+	}
+	if p.root.Disk == nil {
+		guest.Spec.Root.Path = bundle.GuestPath(guest.RootID)
+		err = mounts.CheckArchitecture(p.root.File, spec.Process.Args, spec.Process.Env, spec.Process.Cwd)
+		if err != nil {
+			return p, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+		}
+	} else {
+		guest.Spec.Root.Path = bundle.DiskPath(guest.RootID)
+	}
+	for _, bind := range guest.Binds {
+		f, err := mounts.OpenSource(bind.Source)
+		if err != nil {
+			return p, err
+		}
+		p.binds = append(p.binds, f)
+	}
+	p.session, err = s.openStdio(ctx, v, r.ID, r.Stdio)
+	return p, err
+}
+
+func (s *Sandbox) openStdio(ctx context.Context, v *vm, id string, streams stdio.Config) (*stdio.Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
+	return stdio.Open(ctx, v.hub, streams, stdio.Owner{Namespace: s.Namespace, ID: id})
+}
+
+// close gives back what prepare took. The VM must be gone, or have given the shares up.
+func (p *prepared) close() error {
+	var errs []error
+	if p.session != nil {
+		p.session.Close()
+	}
+	for _, f := range p.binds {
+		_ = f.Close()
+	}
+	if p.root != nil {
+		errs = append(errs, p.root.Close())
+	}
+	return errors.Join(append(errs, os.RemoveAll(p.dir))...)
+}
+
+// donate gives the VMM the container's shares and disks. The files stay the shim's, for as long as the VM uses
+// them the VMM has its own.
+func (p *prepared) donate(m machine) (shares []*vmmv1.Share, disks []*vmmv1.Disk, err error) {
+	token, err := m.Donate(p.root.File)
+	if err != nil {
+		return nil, nil, err
+	}
+	if disk := p.root.Disk; disk != nil {
+		disks = append(disks, &vmmv1.Disk{Serial: p.guest.RootID, Fd: token, ReadOnly: disk.ReadOnly})
+	} else {
+		shares = append(shares, &vmmv1.Share{Name: p.guest.RootID, Fd: token})
+	}
+	for i, bind := range p.guest.Binds {
+		token, err := m.Donate(p.binds[i])
+		if err != nil {
+			return nil, nil, err
+		}
+		shares = append(shares, &vmmv1.Share{Name: bind.Name, Fd: token, ReadOnly: bind.ReadOnly})
+	}
+	return shares, disks, nil
+}
+
+func (p *prepared) storages() []*agentv1.Storage {
+	disk := p.root.Disk
+	if disk == nil {
+		return nil
+	}
+	return []*agentv1.Storage{{
+		Serial: p.guest.RootID, Fstype: disk.FSType, Options: disk.Options, Target: bundle.DiskPath(p.guest.RootID),
+	}}
+}
+
+// createFirst boots the VM and creates its first container. On error both are gone.
+func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) (err error) {
+	s.marks.Add("create called")
+	plan, err := s.plan(r, spec)
+	if err != nil {
+		return err
+	}
+	defer plan.assets.close()
+	v := &vm{dir: s.Dir, cgroup: plan.cgroup}
+	if err := v.listen(); err != nil {
+		return err
+	}
+	// The VMM starts up while the root is mounted.
+	spawned := make(chan error, 1)
+	go func() {
+		err := v.spawn(ctx, s.Launch, plan.config.VMM, spec.Process.OOMScoreAdj)
+		s.marks.Add("vmm spawned")
+		spawned <- err
+	}()
+	p, err := s.prepare(ctx, v, r, spec, plan.guest)
+	s.marks.Add("root mounted")
+	spawnErr := <-spawned
+	defer func() {
+		if err == nil {
+			return
+		}
+		if spawnErr == nil {
+			err = errors.Join(err, v.stop(false))
+		} else {
+			_ = v.control.Close()
+			err = errors.Join(err, v.hub.Close(), v.cgroup.Remove())
+		}
+		if p.root != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	if err = errors.Join(err, spawnErr); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.vm, s.config, s.gone = v, plan.config, make(chan struct{})
+	s.state.VCPUs, s.state.Memory, s.state.Cgroup = plan.size.VCPUs, plan.size.Memory, spec.Linux.CgroupsPath
+	s.state.VMM, _ = rundir.Identify(v.machine.PID())
+	s.state.Started = time.Now()
+	s.save()
+	s.mu.Unlock()
+
+	if err := s.boot(ctx, v, plan, &p); err != nil {
+		return err
+	}
+	m := &member{first: true, prepared: p}
+	if err := s.createContainer(ctx, v, r, m); err != nil {
+		return err
+	}
+	go s.listenForOOM(v)
+	return nil
+}
+
+// plan is all that can be found wrong before anything is started.
+type plan struct {
+	config *config.Config
+	guest  *bundle.Guest
+	size   bundle.Size
+	cgroup *hostcgroup.Cgroup
+	assets assets
+}
+
+func (s *Sandbox) plan(r Request, spec *specs.Spec) (*plan, error) {
+	source := s.Config
+	if r.ConfigPath != "" {
+		source.Path = r.ConfigPath
+	}
+	source.Body = r.ConfigBody
+	c, err := config.Load(source)
+	if err != nil {
+		return nil, err
+	}
+	if c.Debug {
+		_ = log.SetLevel("debug")
+	}
+	p := &plan{config: c}
+	if p.guest, err = bundle.ForGuest(r.ID, spec); err != nil {
+		return nil, err
+	}
+	for _, note := range p.guest.Notes {
+		log.L.WithField("id", r.ID).Info(note)
+	}
+	if p.size, err = bundle.SizeOf(spec, c); err != nil {
+		return nil, err
+	}
+	limit := uint64(0)
+	if bundle.HasMemoryLimit(spec) {
+		limit = p.size.Memory + vmmOverhead
+	}
+	if p.cgroup, err = hostcgroup.New(spec.Linux.CgroupsPath, limit); err != nil {
+		return nil, err
+	}
+	p.assets, err = openAssets(c, s.Dir)
+	return p, err
+}
+
+// boot starts the guest and returns when its agent answers.
+func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) error {
+	timeout := time.Duration(plan.config.BootTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
+		fmt.Errorf("it did not connect within %s (boot_timeout)", timeout))
+	defer cancel()
+	defer context.AfterFunc(v.ctx, cancel)()
+
+	request, err := plan.assets.donate(v.machine)
+	if err != nil {
+		return v.explain(err)
+	}
+	request.Vcpus, request.MemoryBytes, request.Cmdline = plan.size.VCPUs, plan.size.Memory, plan.config.KernelCmdline
+	if request.Shares, request.Disks, err = p.donate(v.machine); err != nil {
+		return v.explain(err)
+	}
+	if _, err := v.machine.API().Boot(ctx, request); err != nil {
+		return v.explain(fmt.Errorf("boot the VM: %w", errgrpc.ToNative(err)))
+	}
+	s.marks.Add("vm booted")
+	answer, err := v.connect(ctx)
+	if err != nil {
+		return v.explain(err)
+	}
+	s.marks.Add("agent answered")
+	s.recordMarks(ctx, v, answer.Marks)
+	return nil
+}
+
+// explain prefers the VMM's end as the reason over what it broke off.
+func (v *vm) explain(err error) error {
+	select {
+	case <-v.ctx.Done():
+	case <-time.After(100 * time.Millisecond): // what breaks a call off is often the end itself
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, v.endError())
+}
+
+// createMember adds a container to the running VM.
+func (s *Sandbox) createMember(ctx context.Context, r Request, spec *specs.Spec) (err error) {
+	s.mu.Lock()
+	v := s.vm
+	s.mu.Unlock()
+	guest, err := bundle.ForGuest(r.ID, spec)
+	if err != nil {
+		return err
+	}
+	p, err := s.prepare(ctx, v, r, spec, guest)
+	if err != nil {
+		return err
+	}
+	m := &member{prepared: p}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.release(context.WithoutCancel(ctx), m))
+		}
+	}()
+	shares, disks, err := p.donate(v.machine)
+	if err != nil {
+		return err
+	}
+	if len(disks) > 0 {
+		return fmt.Errorf("container %s: a root on a disk cannot be added to a running VM yet; use the overlayfs snapshotter for pods: %w",
+			r.ID, errdefs.ErrNotImplemented)
+	}
+	for _, share := range shares {
+		if _, err := v.machine.API().AddShare(ctx, &vmmv1.AddShareRequest{Share: share}); err != nil {
+			return fmt.Errorf("share %s with the guest: %w", share.Name, errgrpc.ToNative(err))
+		}
+	}
+	return s.createContainer(ctx, v, r, m)
+}
+
+// createContainer creates m in the guest, whose host part is ready.
+func (s *Sandbox) createContainer(ctx context.Context, v *vm, r Request, m *member) error {
+	spec, err := json.Marshal(m.prepared.guest.Spec)
+	if err != nil {
+		return fmt.Errorf("encode the guest's specification: %w", err)
+	}
+	params := container.Params{
+		ID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs,
+		Spec: spec, Storages: m.storages(),
+		Stdio: r.Stdio, Session: m.session,
+		PID:       uint32(v.machine.PID()),
+		MustExist: s.config.MissingExecutable == config.MissingExecutableFails,
+		Guest:     guest{v.agent, v},
+		Sink:      s.Sink,
+		Open: func(ctx context.Context, c stdio.Config) (*stdio.Session, error) {
+			return s.openStdio(ctx, v, r.ID, c)
+		},
+		Exited: func(e container.Exit) { s.recordExit(r.ID, e) },
+		Ended:  func() {},
+	}
+	if size := m.prepared.guest.Spec.Process.ConsoleSize; size != nil {
+		params.Width, params.Height = uint32(size.Width), uint32(size.Height)
+	}
+	if m.first {
+		gone := s.gone
+		params.Ended = func() { go s.end(v, gone) }
+	}
+	// The record must be there before the exit can be.
+	s.mu.Lock()
+	s.state.Containers = append(s.state.Containers, rundir.Container{ID: r.ID, Bundle: r.Bundle})
+	s.save()
+	s.mu.Unlock()
+	c, err := container.Create(ctx, params)
+	if err != nil {
+		s.mu.Lock()
+		s.forget(r.ID)
+		s.save()
+		s.mu.Unlock()
+		return fmt.Errorf("create container in the guest: %w", v.explain(err))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.Container = c
+	s.containers[r.ID] = m
+	if m.first && s.phase == booting {
+		s.phase = running
+	}
+	s.marks.Add("container created")
+	return nil
+}
+
+func (s *Sandbox) recordExit(id string, e container.Exit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.state.Containers, func(c rundir.Container) bool { return c.ID == id })
+	if i >= 0 {
+		s.state.Containers[i].Exit = &rundir.Exit{Status: e.Status, At: e.At}
+		s.save()
+	}
+}
+
+// end ends the VM after its first container.
+func (s *Sandbox) end(v *vm, gone chan struct{}) {
+	s.mu.Lock()
+	s.phase = ended
+	s.mu.Unlock()
+	if v.ctx.Err() != nil {
+		v.report(s.ID)
+	}
+	if err := v.stop(true); err != nil {
+		log.L.WithError(err).WithField("id", s.ID).Error("stop the VM")
+	}
+	close(gone)
+}
+
+// release takes a container's part on the host back, from the VM first when that goes on without it.
+func (s *Sandbox) release(ctx context.Context, m *member) error {
+	s.mu.Lock()
+	v := s.vm
+	s.mu.Unlock()
+	var errs []error
+	if !m.first && v != nil && v.ctx.Err() == nil && m.root != nil && m.root.Disk == nil {
+		names := []string{m.prepared.guest.RootID}
+		for _, bind := range m.prepared.guest.Binds {
+			names = append(names, bind.Name)
+		}
+		for _, name := range names {
+			if _, err := v.machine.API().RemoveShare(ctx, &vmmv1.RemoveShareRequest{Name: name}); err != nil {
+				err = errgrpc.ToNative(err)
+				if !errdefs.IsNotFound(err) {
+					errs = append(errs, fmt.Errorf("take share %s from the guest: %w", name, err))
+				}
+			}
+		}
+	}
+	return errors.Join(append(errs, m.prepared.close())...)
+}
+
+// listenForOOM passes on what the guest has to tell, until the VM ends.
+func (s *Sandbox) listenForOOM(v *vm) {
+	for {
+		r, err := v.agent.NextEvent(v.ctx, &agentv1.NextEventRequest{})
+		if err != nil {
+			if v.ctx.Err() == nil {
+				log.L.WithError(err).WithField("id", s.ID).Warn("the guest tells no more events")
+			}
+			return
+		}
+		if oom := r.GetOom(); oom != nil {
+			if c, err := s.Container(oom.ContainerId); err == nil {
+				c.OOM()
+			}
+		}
+	}
+}
