@@ -68,10 +68,7 @@ func (b *backlog) consume(n int) {
 	if c.start += n; c.start < c.end {
 		return
 	}
-	b.list[0] = nil
-	if b.list = b.list[1:]; len(b.list) == 0 {
-		b.list = nil
-	}
+	b.list = b.list[:copy(b.list, b.list[1:])]
 	chunks.Put(c)
 }
 
@@ -82,5 +79,5 @@ func (b *backlog) clear() {
 	for _, c := range b.list {
 		chunks.Put(c)
 	}
-	b.list = nil
+	b.list = b.list[:0]
 }
