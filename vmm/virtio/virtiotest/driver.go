@@ -91,13 +91,7 @@ func (d *Driver) NewQueue(size uint16) *Queue {
 		Desc: d.Alloc(16 * int(size)), Driver: d.Alloc(6 + 2*int(size)), Device: d.Alloc(6 + 8*int(size)),
 	}
 	q := &Queue{Config: cfg, d: d, kick: newDoorbell(), irq: make(chan struct{}, 1)}
-	var err error
-	if q.avail, err = d.Memory.WordAt(cfg.Driver + 2); err != nil {
-		d.t.Fatal(err)
-	}
-	if q.used, err = d.Memory.WordAt(cfg.Device + 2); err != nil {
-		d.t.Fatal(err)
-	}
+	q.avail, q.used = q.word(cfg.Driver+2), q.word(cfg.Device+2)
 	return q
 }
 
@@ -132,7 +126,7 @@ func (q *Queue) SetDesc(i uint16, addr uint64, n uint32, flags, next uint16) {
 	binary.LittleEndian.PutUint16(b[14:], next)
 }
 
-// Submit makes a chain of the descriptors from table entry first on, and kicks.
+// Submit makes a chain of the descriptors from table entry first on, and kicks if the device wants that.
 func (q *Queue) Submit(first uint16, chain ...Desc) {
 	for i, desc := range chain {
 		var flags uint16
@@ -148,12 +142,38 @@ func (q *Queue) Submit(first uint16, chain ...Desc) {
 	q.SubmitHead(first)
 }
 
-// SubmitHead makes the chain at head available, and kicks.
+// SubmitHead makes the chain at head available, and kicks if the device wants that: a device that forgets to ask
+// hears nothing, as with a real driver (virtio 1.2 §2.7.10).
 func (q *Queue) SubmitHead(head uint16) {
+	q.d.t.Helper()
 	idx := q.avail.Load()
 	binary.LittleEndian.PutUint16(q.d.Bytes(q.Config.Driver+4+2*uint64(idx%q.Config.Size), 2), head)
 	q.avail.Store(idx + 1)
+	if q.Config.EventIdx && q.word(q.Config.Device+4+8*uint64(q.Config.Size)).Load() == idx ||
+		!q.Config.EventIdx && q.word(q.Config.Device).Load()&1 == 0 {
+		q.kick.Ring()
+	}
+}
+
+// SetAvailIndex makes the device believe that the driver has submitted idx chains, and kicks.
+func (q *Queue) SetAvailIndex(idx uint16) {
+	q.avail.Store(idx)
 	q.kick.Ring()
+}
+
+// SetUsedEvent asks for an interrupt once the chain with that index is used (§2.7.8).
+func (q *Queue) SetUsedEvent(idx uint16) {
+	q.d.t.Helper()
+	q.word(q.Config.Driver + 4 + 2*uint64(q.Config.Size)).Store(idx)
+}
+
+func (q *Queue) word(addr uint64) memory.Word {
+	q.d.t.Helper()
+	w, err := q.d.Memory.WordAt(addr)
+	if err != nil {
+		q.d.t.Fatal(err)
+	}
+	return w
 }
 
 // Used takes the next used element; it waits for one and fails the test after ten seconds.
@@ -173,12 +193,7 @@ var ErrNothingUsed = errors.New("the device used nothing")
 func (q *Queue) UsedWithin(d time.Duration) (head uint16, written uint32, err error) {
 	deadline := time.After(d)
 	for q.used.Load() == q.nextUsed {
-		// The driver asks for an interrupt at the index it waits for.
-		w, err := q.d.Memory.WordAt(q.Config.Driver + 4 + 2*uint64(q.Config.Size))
-		if err != nil {
-			return 0, 0, err
-		}
-		w.Store(q.nextUsed)
+		q.SetUsedEvent(q.nextUsed) // an interrupt for what is waited for
 		if q.used.Load() != q.nextUsed {
 			break
 		}
