@@ -64,6 +64,9 @@ func TestMissingExecutableIsACreateErrorWhenAskedFor(t *testing.T) {
 // nothingLeft checks that the agent has neither cgroups nor mounts of containers.
 func (g *guest) nothingLeft() {
 	g.t.Helper()
+	if g.vm {
+		return // not to be seen from here
+	}
 	groups, err := filepath.Glob(filepath.Join(cgroupRoot(), "husk", "*", "cgroup.procs"))
 	if err != nil || len(groups) > 0 {
 		g.t.Errorf("cgroups are left: %v, %v", groups, err)
@@ -249,8 +252,8 @@ func TestBindMounts(t *testing.T) {
 	s := g.spec("sh", "-c", `cat /new/dir/file /etc/single; ls /etc | grep -c sub; touch /new/dir/made; touch /etc/single;
 		grep ' /new/dir ' /proc/self/mountinfo | grep -c nosuid`)
 	s.Mounts = append(s.Mounts,
-		specs.Mount{Destination: "/new/dir", Type: "bind", Source: src, Options: []string{"rbind", "rw", "nosuid", "rprivate"}},
-		specs.Mount{Destination: "/etc/single", Type: "bind", Source: filepath.Join(src, "file"), Options: []string{"bind", "ro"}})
+		specs.Mount{Destination: "/new/dir", Type: "bind", Source: g.inside(src), Options: []string{"rbind", "rw", "nosuid", "rprivate"}},
+		specs.Mount{Destination: "/etc/single", Type: "bind", Source: g.inside(filepath.Join(src, "file")), Options: []string{"bind", "ro"}})
 	got := g.run(s)
 	if got.stdout != "text\ntext\n0\n1\n" {
 		t.Errorf("got %+v", got)
@@ -285,7 +288,7 @@ func TestMountDestinationsNeverLeaveTheRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, dst := range []string{"/absolute/a", "/relative/a", "/dangling", "/up/b"} {
-		s.Mounts = append(s.Mounts, specs.Mount{Destination: dst, Type: "bind", Source: src, Options: []string{"bind"}})
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: dst, Type: "bind", Source: g.inside(src), Options: []string{"bind"}})
 	}
 	got := g.run(s)
 	if !strings.HasPrefix(got.stdout, "x\nx\n") {

@@ -25,8 +25,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The tests of this package run real containers without a VM: the agent is this test binary once more, as PID 1
-// of a pid namespace of its own, and the host's end of its connections are unix sockets. That needs root.
+// The tests of this package run real containers. Without a VM, the agent is this test binary once more, as PID 1
+// of a pid namespace of its own, and the host's end of its connections are unix sockets. That needs root. With one
+// (vm_test.go) it is the real thing, in a guest of QEMU.
 
 // streamSocket names the environment variable that makes this binary the agent.
 const streamSocket = "HUSK_TEST_STREAMS"
@@ -94,9 +95,10 @@ type guest struct {
 	client agentv1.AgentService
 	dir    string
 	root   string // of a busybox system
+	vm     bool
 
 	mu      sync.Mutex
-	streams map[string]chan *net.UnixConn
+	streams map[string]chan stream.Conn
 	n       int
 }
 
@@ -109,13 +111,29 @@ func newGuest(t *testing.T) *guest {
 	if err != nil {
 		t.Skip("containers need a static busybox")
 	}
+	g := &guest{t: t, dir: t.TempDir(), streams: map[string]chan stream.Conn{}}
+	g.root = filepath.Join(g.dir, "rootfs")
+	g.makeRoot(busybox)
+	var conn net.Conn
+	if kernel := os.Getenv(vmKernel); kernel != "" {
+		g.vm = true
+		conn = g.startVM(kernel)
+	} else {
+		conn = g.startProcess()
+	}
+	client := ttrpc.NewClient(conn)
+	g.client = agentv1.NewAgentClient(client)
+	t.Cleanup(func() { client.Close() })
+	return g
+}
+
+// startProcess makes this binary the agent.
+func (g *guest) startProcess() net.Conn {
+	t := g.t
 	var fs unix.Statfs_t
 	if err := unix.Statfs(cgroupRoot(), &fs); err != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
 		t.Skip("containers need cgroup version 2")
 	}
-	g := &guest{t: t, dir: t.TempDir(), streams: map[string]chan *net.UnixConn{}}
-	g.root = filepath.Join(g.dir, "rootfs")
-	g.makeRoot(busybox)
 	socket := filepath.Join(g.dir, "streams")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
@@ -145,10 +163,7 @@ func newGuest(t *testing.T) *guest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := ttrpc.NewClient(conn)
-	g.client = agentv1.NewAgentClient(client)
 	t.Cleanup(func() {
-		client.Close()
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("the agent: %v", err)
 		}
@@ -159,7 +174,15 @@ func newGuest(t *testing.T) *guest {
 		}
 		_ = os.Remove(filepath.Join(cgroupRoot(), "husk"))
 	})
-	return g
+	return conn
+}
+
+// inside is the path by which the agent knows a file of the test's directory.
+func (g *guest) inside(path string) string {
+	if !g.vm {
+		return path
+	}
+	return boot.Shares + strings.TrimPrefix(path, g.dir)
 }
 
 // makeRoot lays out a small system.
@@ -201,7 +224,7 @@ func (g *guest) accept(l net.Listener) {
 		if err != nil {
 			return
 		}
-		conn := c.(*net.UnixConn)
+		conn := c.(stream.Conn)
 		head := make([]byte, 1)
 		if _, err := io.ReadFull(conn, head); err != nil {
 			conn.Close()
@@ -222,12 +245,12 @@ func (g *guest) accept(l net.Listener) {
 }
 
 // stream registers a new stream.
-func (g *guest) stream() (string, <-chan *net.UnixConn) {
+func (g *guest) stream() (string, <-chan stream.Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.n++
 	id := fmt.Sprintf("stream-%d", g.n)
-	ch := make(chan *net.UnixConn, 1)
+	ch := make(chan stream.Conn, 1)
 	g.streams[id] = ch
 	return id, ch
 }
@@ -238,7 +261,7 @@ func (g *guest) spec(args ...string) *specs.Spec {
 	secure := []string{"nosuid", "noexec", "nodev"}
 	return &specs.Spec{
 		Version: specs.Version,
-		Root:    &specs.Root{Path: g.root},
+		Root:    &specs.Root{Path: g.inside(g.root)},
 		Process: &specs.Process{
 			Args: args, Cwd: "/", NoNewPrivileges: true,
 			Env:          []string{"PATH=/usr/bin:/bin"},
@@ -271,9 +294,9 @@ type running struct {
 	g          *guest
 	id, execID string
 	pid        uint32
-	stdin      *net.UnixConn
-	stdout     *net.UnixConn
-	stderr     *net.UnixConn // nil with a terminal
+	stdin      stream.Conn
+	stdout     stream.Conn
+	stderr     stream.Conn // nil with a terminal
 }
 
 // create prepares a container.
@@ -330,7 +353,7 @@ func (r *running) exec(p *specs.Process, change ...func(*agentv1.ExecProcessRequ
 // stdio registers streams; what it answers takes their connections, which are made when the call has returned.
 func (g *guest) stdio(terminal bool) (*agentv1.Stdio, func(*running)) {
 	s := &agentv1.Stdio{Terminal: terminal}
-	var in, out, err <-chan *net.UnixConn
+	var in, out, err <-chan stream.Conn
 	s.Stdin, in = g.stream()
 	s.Stdout, out = g.stream()
 	if terminal {
@@ -399,7 +422,7 @@ func (r *running) finish() result {
 
 func (r *running) outcome() result {
 	r.g.t.Helper()
-	read := func(c *net.UnixConn) <-chan string {
+	read := func(c stream.Conn) <-chan string {
 		done := make(chan string, 1)
 		go func() {
 			if c == nil {
@@ -429,7 +452,7 @@ func (g *guest) run(s *specs.Spec) result {
 // line reads from c up to a line that ends with want.
 func (r *running) line(want string) {
 	r.g.t.Helper()
-	_ = r.stdout.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = r.stdout.SetDeadline(time.Now().Add(20 * time.Second))
 	var got []byte
 	for b := make([]byte, 1); !strings.HasSuffix(string(got), want); {
 		if _, err := io.ReadFull(r.stdout, b); err != nil {
@@ -437,7 +460,7 @@ func (r *running) line(want string) {
 		}
 		got = append(got, b...)
 	}
-	_ = r.stdout.SetReadDeadline(time.Time{})
+	_ = r.stdout.SetDeadline(time.Time{})
 }
 
 func mustFail(t *testing.T, err error, want string) {

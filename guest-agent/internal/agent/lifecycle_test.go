@@ -251,7 +251,7 @@ func TestPauseStandsStillUntilResume(t *testing.T) {
 	if _, err := c.stdin.Write([]byte("x\n")); err != nil {
 		t.Fatal(err)
 	}
-	_ = c.stdout.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	_ = c.stdout.SetDeadline(time.Now().Add(200 * time.Millisecond))
 	if n, err := c.stdout.Read(make([]byte, 1)); err == nil {
 		t.Errorf("a paused container wrote %d bytes", n)
 	} else if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
@@ -262,6 +262,7 @@ func TestPauseStandsStillUntilResume(t *testing.T) {
 	if _, err := g.client.Resume(t.Context(), &agentv1.ResumeRequest{ContainerId: c.id}); err != nil {
 		t.Fatal(err)
 	}
+	_ = c.stdout.SetDeadline(time.Time{})
 	c.line("x\n")
 	if _, err := g.client.Pause(t.Context(), &agentv1.PauseRequest{ContainerId: c.id}); err != nil {
 		t.Fatal(err)

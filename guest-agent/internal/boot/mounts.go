@@ -86,7 +86,8 @@ func MountShares() error {
 	if err := os.MkdirAll(Shares, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", Shares, err)
 	}
-	err := unix.Mount(sharesTag, Shares, "virtiofs", unix.MS_NOSUID|unix.MS_NODEV, "")
+	// Not nosuid: roots are among the shares, and containers inherit it.
+	err := unix.Mount(sharesTag, Shares, "virtiofs", unix.MS_NODEV, "")
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
 		return ErrNoShares
 	}
