@@ -95,6 +95,14 @@ func (d *Driver) NewQueue(size uint16) *Queue {
 	return q
 }
 
+// Reset makes the rings empty again, as a driver does before it sets a device up anew. The device must be reset.
+func (q *Queue) Reset() {
+	q.d.t.Helper()
+	clear(q.d.Bytes(q.Config.Driver, 6+2*int(q.Config.Size)))
+	clear(q.d.Bytes(q.Config.Device, 6+8*int(q.Config.Size)))
+	q.nextUsed = 0
+}
+
 // Device returns the device's side.
 func (q *Queue) Device() *virtio.Virtqueue {
 	q.d.t.Helper()
