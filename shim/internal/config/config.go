@@ -37,7 +37,7 @@ const (
 
 // Config is the configuration file with its defaults filled in.
 type Config struct {
-	VMM       string `toml:"vmm"`       // path of husk-vmm
+	VMM       string `toml:"vmm_path"`  // path of husk-vmm
 	Kernel    string `toml:"kernel"`    // path of the guest's kernel
 	Initramfs string `toml:"initramfs"` // path of the guest's initramfs
 
@@ -153,14 +153,15 @@ func (c *Config) decode(name string, data []byte) error {
 		return fmt.Errorf("configuration %s, line %d: unknown key %q; the keys are %s",
 			name, line, strings.Join(first.Key(), "."), strings.Join(keys, ", "))
 	case errors.As(err, &wrong):
-		line, column := wrong.Position()
-		return fmt.Errorf("configuration %s, line %d, column %d: %w", name, line, column, err)
+		line, _ := wrong.Position()
+		text := strings.Split(string(data), "\n")[line-1]
+		return fmt.Errorf("configuration %s, line %d, %q: %w", name, line, strings.TrimSpace(text), err)
 	}
 	return fmt.Errorf("configuration %s: %w", name, err)
 }
 
 var keys = []string{
-	"vmm", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "missing_executable",
+	"vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "missing_executable",
 	"boot_timeout", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
 }
 
@@ -179,7 +180,7 @@ func (c *Config) check() error {
 		return fmt.Errorf("missing_executable is %q: it is one of %q", c.MissingExecutable, choices)
 	}
 	for key, path := range map[string]string{
-		"vmm": c.VMM, "kernel": c.Kernel, "initramfs": c.Initramfs, "timeline": c.Timeline,
+		"vmm_path": c.VMM, "kernel": c.Kernel, "initramfs": c.Initramfs, "timeline": c.Timeline,
 	} {
 		if path != "" && !filepath.IsAbs(path) {
 			return fmt.Errorf("%s is %q: it must be an absolute path", key, path)

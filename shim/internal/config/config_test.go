@@ -89,7 +89,7 @@ func TestAFaultIsNamedWithItsPlace(t *testing.T) {
 		{"default_vcpus = 1\nvcpu = 2\n", []string{"line 2", `unknown key "vcpu"`, "default_vcpus"}},
 		{"\n\ndefault_memory = \"lots\"\n", []string{"lots", "512MiB"}},
 		{"kernel = \n", []string{"line 1"}},
-		{"default_vcpus = \"two\"\n", []string{"line 1"}},
+		{"default_vcpus = \"two\"\n", []string{"line 1", "default_vcpus"}},
 		{"default_vcpus = 0", []string{"default_vcpus is 0"}},
 		{`default_memory = "8MiB"`, []string{"8MiB", "at least 64MiB"}},
 		{`missing_executable = "shrug"`, []string{"shrug", "exit", "error"}},
@@ -125,7 +125,7 @@ func TestANamedFileMustExist(t *testing.T) {
 
 func TestEveryKeyIsRead(t *testing.T) {
 	text := `
-vmm = "/v"
+vmm_path = "/v"
 kernel = "/k"
 initramfs = "/i"
 default_vcpus = 3

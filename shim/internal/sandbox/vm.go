@@ -95,7 +95,7 @@ func (v *vm) listen() (err error) {
 // spawn starts the VMM process in its cgroup.
 func (v *vm) spawn(ctx context.Context, start Launch, binary string, oomScore *int) error {
 	if _, err := os.Stat(binary); err != nil {
-		return fmt.Errorf("find the VMM: %w: install husk-vmm beside the shim, or set vmm in husk's configuration", err)
+		return fmt.Errorf("find the VMM: %w: install husk-vmm beside the shim, or set vmm_path in husk's configuration", err)
 	}
 	logFile, err := os.OpenFile(v.dir.Join(rundir.VMMLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
