@@ -75,3 +75,11 @@ func TestAnIDThatIsNoFileNameMakesNoGroup(t *testing.T) {
 		}
 	}
 }
+
+func TestDeviceRulesThatMakeNoSenseAreErrors(t *testing.T) {
+	for _, r := range []specs.LinuxDeviceCgroup{{Type: "x"}, {Access: "rx"}} {
+		if _, err := deviceProgram([]specs.LinuxDeviceCgroup{r}); err == nil {
+			t.Errorf("%+v was accepted", r)
+		}
+	}
+}

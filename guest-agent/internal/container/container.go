@@ -59,9 +59,14 @@ func create(ctx context.Context, r *process.Runner, w *cgroup.Watcher, req *agen
 			err = errors.Join(err, c.group.Delete(), c.unmount())
 		}
 	}()
-	if spec.Linux != nil {
+	if spec.Linux != nil && spec.Linux.Resources != nil {
 		if err = c.group.Apply(spec.Linux.Resources); err != nil {
 			return nil, err
+		}
+		if rules := spec.Linux.Resources.Devices; len(rules) > 0 {
+			if err = c.group.AllowDevices(rules); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if err = c.watcher.Add(c.ID, c.group); err != nil {

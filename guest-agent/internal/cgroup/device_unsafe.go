@@ -1,0 +1,55 @@
+package cgroup
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// programAttr and attachAttr are the members of union bpf_attr for BPF_PROG_LOAD and BPF_PROG_ATTACH.
+type programAttr struct {
+	kind, count    uint32
+	instructions   unsafe.Pointer
+	license        unsafe.Pointer
+	logLevel, size uint32
+	log            unsafe.Pointer
+}
+
+type attachAttr struct {
+	target, program, kind, flags uint32
+}
+
+func bpf(command int, attr unsafe.Pointer, size uintptr) (int, error) {
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, uintptr(command), uintptr(attr), size)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(fd), nil
+}
+
+// attachDeviceProgram gives the program to the group, which keeps it.
+func attachDeviceProgram(group int, program []instruction) error {
+	license := []byte("Apache-2.0\x00")
+	load := programAttr{
+		kind:         unix.BPF_PROG_TYPE_CGROUP_DEVICE,
+		count:        uint32(len(program)),
+		instructions: unsafe.Pointer(&program[0]),
+		license:      unsafe.Pointer(&license[0]),
+	}
+	fd, err := bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&load), unsafe.Sizeof(load))
+	runtime.KeepAlive(program)
+	if err != nil {
+		return fmt.Errorf("load device program: %w", err)
+	}
+	defer unix.Close(fd)
+	attach := attachAttr{
+		target: uint32(group), program: uint32(fd),
+		kind: unix.BPF_CGROUP_DEVICE, flags: unix.BPF_F_ALLOW_MULTI,
+	}
+	if _, err := bpf(unix.BPF_PROG_ATTACH, unsafe.Pointer(&attach), unsafe.Sizeof(attach)); err != nil {
+		return fmt.Errorf("attach device program: %w", err)
+	}
+	return nil
+}
