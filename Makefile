@@ -137,7 +137,8 @@ $(TESTBIN)/image.tar: FORCE
 	@go run ./test/image -o $@
 $(TESTBIN)/containerd: go.mod
 	@mkdir -p $@
-	@go build -tags no_btrfs,no_devmapper,no_zfs -o $@ $(CONTAINERD)/cmd/containerd $(CONTAINERD)/cmd/ctr && touch $@
+	@v=$$(go list -m -f '{{.Version}}' $(CONTAINERD)); echo "building containerd $$v" >&2; \
+	GOBIN=$(CURDIR)/$@ GOFLAGS=-tags=no_btrfs,no_devmapper,no_zfs go install -trimpath -ldflags '-s -w' $(CONTAINERD)/cmd/containerd@$$v $(CONTAINERD)/cmd/ctr@$$v && touch $@
 $(TESTBIN)/reboot-initramfs: FORCE
 	@$(GO_BUILD) -o $(TESTBIN)/reboot ./test/bench/reboot
 	@go run ./guest-agent/cmd/mkinitramfs -init $(TESTBIN)/reboot -o $@
