@@ -98,7 +98,7 @@ func TestAFailedSetUpNamesTheThingAndLeavesNothing(t *testing.T) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 		}, `"user"`},
 		{"hooks", func(s *specs.Spec) {
-			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}} //nolint:staticcheck // refused
+			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}}
 		}, "hooks"},
 		{"args", func(s *specs.Spec) { s.Process.Args = nil }, "process.args"},
 	} {
@@ -450,5 +450,23 @@ func TestOnlyAllowedDevicesCanBeUsed(t *testing.T) {
 		specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: new(int64(10)), Minor: new(int64(229)), Access: "w"})
 	if got = g.run(s); got.stdout != "1\nfuse\nother\nwritten\nterminal\n" {
 		t.Errorf("with fuse allowed: got %+v", got)
+	}
+}
+
+func TestCgroupsBeginAtTheContainersOwn(t *testing.T) {
+	g := newGuest(t)
+	s := g.spec("sh", "-c", "cat /sys/fs/cgroup/cgroup.procs | head -n 1; ls -d /sys/fs/cgroup/husk 2>/dev/null; mkdir /sys/fs/cgroup/x")
+	s.Mounts = append(s.Mounts, specs.Mount{
+		Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
+		Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"},
+	})
+	for _, own := range []bool{true, false} {
+		if !own {
+			s.Linux.Namespaces = s.Linux.Namespaces[:5]
+		}
+		got := g.run(s)
+		if got.stdout != "1\n" || !strings.Contains(got.stderr, "Read-only file system") {
+			t.Errorf("cgroup namespace %v: got %+v", own, got)
+		}
 	}
 }

@@ -205,3 +205,22 @@ func TestShutdownEndsTheGuest(t *testing.T) {
 	_, err := g.client.Shutdown(t.Context(), &agentv1.ShutdownRequest{})
 	mustFail(t, err, "closed")
 }
+
+func TestExecEntersTheGroupThatAContainerMadeForItself(t *testing.T) {
+	g := inVM(t)
+	s := g.spec("sh", "-c", `cd /sys/fs/cgroup && mkdir in && echo 1 > in/cgroup.procs && echo +pids > cgroup.subtree_control &&
+		echo ready && while :; do sleep 0.05; done`)
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup"})
+	c, err := g.create(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.start(); err != nil {
+		t.Fatal(err)
+	}
+	c.line("ready\n")
+	if got := c.mustExec("cat", "/proc/self/cgroup").finish(); got.stdout != "0::/in\n" {
+		t.Errorf("got %+v", got)
+	}
+	c.end()
+}

@@ -30,7 +30,8 @@ func parseSpec(text []byte) (*specs.Spec, error) {
 		return nil, err
 	}
 	if h := s.Hooks; h != nil {
-		n := len(h.Prestart) + len(h.CreateRuntime) + len(h.CreateContainer) + len(h.StartContainer) + //nolint:staticcheck // deprecated, not gone
+		//lint:ignore SA1019 Prestart is deprecated, but engines still set it
+		n := len(h.Prestart) + len(h.CreateRuntime) + len(h.CreateContainer) + len(h.StartContainer) +
 			len(h.Poststart) + len(h.Poststop)
 		if n > 0 {
 			return nil, errors.New("spec: hooks can't run in a guest")
