@@ -165,7 +165,8 @@ func environment(extra []string) []string {
 // commandLine is the kernel's. A panic reboots at once, and QEMU ends instead of rebooting. The rest of the base spares an
 // emulated processor what is slow and of no use there.
 func commandLine(o *options) string {
-	words := []string{"console=ttyS0", "panic=-1", "reboot=t", "mitigations=off", "nmi_watchdog=0", "random.trust_cpu=on",
+	// no_timer_check: on a busy machine an emulated timer comes so late that the kernel would give up on it.
+	words := []string{"console=ttyS0", "panic=-1", "reboot=t", "no_timer_check", "mitigations=off", "nmi_watchdog=0", "random.trust_cpu=on",
 		"tsc=reliable", "rcupdate.rcu_expedited=1", "cryptomgr.notests"}
 	if !o.verbose {
 		words = append(words, "quiet")
