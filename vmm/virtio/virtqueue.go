@@ -52,10 +52,10 @@ func (v *Virtqueue) Next() (*queue.Chain, error) {
 // TryNext is Next without blocking: nil when there is nothing.
 func (v *Virtqueue) TryNext() (*queue.Chain, error) { return v.queue.Pop() }
 
-// Return gives a chain back to the driver, with what was written into it, and interrupts the driver if it wants
-// that. The chain must not be used afterwards.
-func (v *Virtqueue) Return(c *queue.Chain) {
-	if v.queue.Push(c) {
+// Return gives chains back to the driver, all at once, with what was written into them, and interrupts the driver
+// if it wants that. The chains must not be used afterwards.
+func (v *Virtqueue) Return(chains ...*queue.Chain) {
+	if v.queue.Push(chains...) {
 		v.interrupt()
 	}
 }

@@ -19,19 +19,44 @@ func (p *pair) setAvailFlags(v uint16) {
 }
 
 // §2.7.7.2: the device must interrupt when the index it has just used is the one the driver named, and only then,
-// all the way around the 16 bits.
+// across the end of the 16 bits too.
 func TestInterruptsFollowTheUsedEvent(t *testing.T) {
 	p := newPair(t, 4)
 	buf := p.d.Alloc(1)
-	for used := range uint32(1<<16 + 1000) {
-		event := uint16(used) + uint16(rand.IntN(5)) - 2
-		if used%7 == 0 {
+	for used, n := p.forward(t, 1<<16-1000), 0; n < 2000; used, n = used+1, n+1 {
+		event := used + uint16(rand.IntN(5)) - 2
+		if n%7 == 0 {
 			event = uint16(rand.Uint32())
 		}
 		p.SetUsedEvent(event)
 		p.Submit(0, virtiotest.Desc{Addr: buf, Len: 1})
-		if got, want := p.dev.Push(p.pop(t)), event == uint16(used); got != want {
+		if got, want := p.dev.Push(p.pop(t)), event == used; got != want {
 			t.Fatalf("index %d, event %d: interrupt %v", used, event, got)
+		}
+	}
+}
+
+// A batch interrupts if the index asked for is anywhere in it.
+func TestABatchIsUsedAtOnce(t *testing.T) {
+	p := newPair(t, 8)
+	used := p.forward(t, 1<<16-100)
+	for range 20 { // across the wrap-around
+		for event := range uint16(6) {
+			n := uint16(1 + event%4)
+			p.SetUsedEvent(used + event - 1)
+			var chains []*queue.Chain
+			for i := range n {
+				p.Submit(i, virtiotest.Desc{Addr: virtiotest.Base, Len: 1, Writable: true})
+				chains = append(chains, p.pop(t))
+			}
+			want := event >= 1 && event <= n
+			if got := p.dev.Push(chains...); got != want {
+				t.Fatalf("%d at %d, event %+d: interrupt %v", n, used, int(event)-1, got)
+			}
+			used += n
+			if got := p.flags(p.Config.Device + 2); got != used {
+				t.Fatalf("used index %d, want %d", got, used)
+			}
 		}
 	}
 }

@@ -137,18 +137,21 @@ func (q *Queue) Pop() (*Chain, error) {
 	return c, nil
 }
 
-// Push puts c in the used ring, and says whether the driver wants an interrupt for it (virtio 1.2 §2.7.7.2).
-func (q *Queue) Push(c *Chain) (interrupt bool) {
+// Push puts the chains in the used ring, where the driver finds all of them at once, and says whether it wants an
+// interrupt for them (virtio 1.2 §2.7.7.2).
+func (q *Queue) Push(chains ...*Chain) (interrupt bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	slot := int(q.nextUsed % q.cfg.Size)
-	binary.LittleEndian.PutUint32(q.usedRing[8*slot:], uint32(c.head))
-	binary.LittleEndian.PutUint32(q.usedRing[8*slot+4:], c.written)
 	old := q.nextUsed
-	q.nextUsed++
+	for _, c := range chains {
+		slot := int(q.nextUsed % q.cfg.Size)
+		binary.LittleEndian.PutUint32(q.usedRing[8*slot:], uint32(c.head))
+		binary.LittleEndian.PutUint32(q.usedRing[8*slot+4:], c.written)
+		q.nextUsed++
+		c.reset(0)
+		q.free = append(q.free, c)
+	}
 	q.usedIdx.Store(q.nextUsed)
-	c.reset(0)
-	q.free = append(q.free, c)
 	if q.cfg.EventIdx {
 		return q.nextUsed-q.usedEvent.Load()-1 < q.nextUsed-old
 	}

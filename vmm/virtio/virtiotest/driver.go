@@ -194,6 +194,9 @@ func (q *Queue) Used() (head uint16, written uint32) {
 	return head, written
 }
 
+// SkipUsed passes over what is used and was not taken.
+func (q *Queue) SkipUsed() { q.nextUsed = q.used.Load() }
+
 // ErrNothingUsed is what UsedWithin returns at its deadline.
 var ErrNothingUsed = errors.New("the device used nothing")
 
