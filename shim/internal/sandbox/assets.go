@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 
 	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
@@ -47,6 +48,28 @@ func openAssets(c *config.Config, dir rundir.Dir) (a assets, err error) {
 		}
 	}
 	return a, nil
+}
+
+// CheckAssets tries what a boot needs, by name.
+func CheckAssets(c *config.Config) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		try := func(name string, f *os.File, err error) bool {
+			if err == nil {
+				_ = f.Close()
+			}
+			return yield(name, err)
+		}
+		kernel, err := openAsset("kernel", c.Kernel)
+		if !try("kernel", kernel, err) {
+			return
+		}
+		initramfs, err := openAsset("initramfs", c.Initramfs)
+		if !try("initramfs", initramfs, err) {
+			return
+		}
+		kvm, err := openKVM("/dev/kvm")
+		try("kvm", kvm, err)
+	}
 }
 
 func openAsset(name, path string) (*os.File, error) {

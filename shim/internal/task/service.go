@@ -11,7 +11,7 @@ import (
 	"github.com/containerd/containerd/api/types/runc/options"
 	typestask "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/types/known/anypb"
+	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -144,11 +144,10 @@ func (s *Service) pids(_ context.Context, r *taskv3.PidsRequest) (*taskv3.PidsRe
 	}
 	response := &taskv3.PidsResponse{Processes: []*typestask.ProcessInfo{{Pid: c.PID}}}
 	for _, id := range c.Execs() {
-		info, err := anypb.New(&options.ProcessDetails{ExecID: id})
+		info, err := typeurl.MarshalAnyToProto(&options.ProcessDetails{ExecID: id})
 		if err != nil {
 			return nil, fmt.Errorf("describe process %s: %w", id, err)
 		}
-		info.TypeUrl = string(info.MessageName())
 		response.Processes = append(response.Processes, &typestask.ProcessInfo{Pid: c.PID, Info: info})
 	}
 	return response, nil
