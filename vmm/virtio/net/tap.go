@@ -1,0 +1,110 @@
+package net
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// link is the host's end: one read or write is one packet, with a header in front.
+type link struct {
+	file *os.File
+	fd   int
+	tap  bool // else a socket, which needs no set-up
+}
+
+// openTap makes a link of a tap device. The descriptor is a new one, so that the runtime's poller gets to know the
+// tap as it is now: one it saw before TUNSETIFF is never ready.
+func openTap(f *os.File) (*link, error) {
+	ifr, err := unix.NewIfreq("")
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.IoctlIfreq(int(f.Fd()), unix.TUNGETIFF, ifr); err != nil {
+		return nil, fmt.Errorf("not a tap attached to an interface: %w", err)
+	}
+	flags := ifr.Uint16()
+	if flags&unix.IFF_TAP == 0 || flags&unix.IFF_NO_PI == 0 || flags&unix.IFF_VNET_HDR == 0 {
+		return nil, fmt.Errorf("tap has flags %#x; create it with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR", flags)
+	}
+	l, err := newLink(f)
+	if err != nil {
+		return nil, err
+	}
+	l.tap = true
+	for _, o := range []struct {
+		name  string
+		req   uint
+		value int
+	}{{"TUNSETVNETHDRSZ", unix.TUNSETVNETHDRSZ, headerSize}, {"TUNSETVNETLE", unix.TUNSETVNETLE, 1}} {
+		if err := unix.IoctlSetPointerInt(l.fd, o.req, o.value); err != nil {
+			_ = l.file.Close()
+			return nil, fmt.Errorf("%s: %w", o.name, err)
+		}
+	}
+	return l, nil
+}
+
+func newLink(f *os.File) (*link, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate descriptor: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("set non-blocking: %w", err)
+	}
+	l := &link{file: os.NewFile(uintptr(fd), f.Name()), fd: fd}
+	if err := l.rearm(); err != nil {
+		_ = l.file.Close()
+		return nil, fmt.Errorf("wait for packets: %w", err)
+	}
+	return l, nil
+}
+
+// offload tells the tap what the driver takes in packets it receives.
+func (l *link) offload(features uint64) error {
+	if !l.tap {
+		return nil
+	}
+	if err := unix.IoctlSetInt(l.fd, unix.TUNSETOFFLOAD, tunOffload(features)); err != nil {
+		return fmt.Errorf("TUNSETOFFLOAD: %w", err)
+	}
+	return nil
+}
+
+func tunOffload(features uint64) (flags int) {
+	if features&featureGuestCsum == 0 {
+		return 0 // the others depend on it (virtio 1.2 §5.1.3.1)
+	}
+	flags = unix.TUN_F_CSUM
+	if features&featureGuestTSO4 != 0 {
+		flags |= unix.TUN_F_TSO4
+	}
+	if features&featureGuestTSO6 != 0 {
+		flags |= unix.TUN_F_TSO6
+	}
+	if features&featureGuestECN != 0 && flags != unix.TUN_F_CSUM {
+		flags |= unix.TUN_F_TSO_ECN
+	}
+	return flags
+}
+
+// read waits for a packet. os.ErrDeadlineExceeded after cancel.
+func (l *link) read(p []byte) (int, error) { return l.file.Read(p) }
+
+// write sends a packet or drops it: a network may lose packets, and the guest must not wait for the host's.
+func (l *link) write(p []byte) {
+	for {
+		if _, err := unix.Write(l.fd, p); !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+func (l *link) cancel() error { return l.file.SetReadDeadline(time.Unix(1, 0)) }
+func (l *link) rearm() error  { return l.file.SetReadDeadline(time.Time{}) }
+func (l *link) close() error  { return l.file.Close() }
