@@ -15,6 +15,8 @@ import (
 // guestCID is the guest's vsock address. The sockets are the sandbox's own, so it need not be unique.
 const guestCID = 3
 
+const kvmDevice = "/dev/kvm"
+
 // assets are the files that every VM needs, opened before anything is started: they may be replaced on disk
 // from then on.
 type assets struct {
@@ -23,7 +25,7 @@ type assets struct {
 	console                *os.File // nil unless the configuration asks for it
 }
 
-func openAssets(c *config.Config, dir rundir.Dir) (a assets, err error) {
+func openAssets(c *config.Config, dir rundir.Dir, kvm string) (a assets, err error) {
 	defer func() {
 		if err != nil {
 			a.close()
@@ -35,7 +37,7 @@ func openAssets(c *config.Config, dir rundir.Dir) (a assets, err error) {
 	if a.initramfs, err = openAsset("initramfs", c.Initramfs); err != nil {
 		return a, err
 	}
-	if a.kvm, err = openKVM("/dev/kvm"); err != nil {
+	if a.kvm, err = openKVM(kvm); err != nil {
 		return a, err
 	}
 	if a.sockets, err = os.Open(string(dir)); err != nil {
@@ -67,7 +69,7 @@ func CheckAssets(c *config.Config) iter.Seq2[string, error] {
 		if !try("initramfs", initramfs, err) {
 			return
 		}
-		kvm, err := openKVM("/dev/kvm")
+		kvm, err := openKVM(kvmDevice)
 		try("kvm", kvm, err)
 	}
 }

@@ -248,7 +248,7 @@ func (s *Sandbox) plan(r Request, spec *specs.Spec) (*plan, error) {
 	if p.cgroup, err = hostcgroup.New(spec.Linux.CgroupsPath, limit); err != nil {
 		return nil, err
 	}
-	p.assets, err = openAssets(c, s.Dir)
+	p.assets, err = openAssets(c, s.Dir, s.KVM)
 	return p, err
 }
 

@@ -50,6 +50,8 @@ type Params struct {
 	Idle     func()
 	// Launch starts the VMM; nil is the real one.
 	Launch Launch
+	// KVM is the device's path; empty is /dev/kvm.
+	KVM string
 }
 
 // Sandbox is safe for concurrent use.
@@ -74,6 +76,9 @@ type Sandbox struct {
 func New(p Params) *Sandbox {
 	if p.Launch == nil {
 		p.Launch = launch
+	}
+	if p.KVM == "" {
+		p.KVM = kvmDevice
 	}
 	s := &Sandbox{Params: p, containers: make(map[string]*member)}
 	s.state = rundir.State{Namespace: p.Namespace, ID: p.ID}
@@ -152,7 +157,7 @@ func (s *Sandbox) admit(id string, identity bundle.Identity) (first bool, err er
 	}
 	switch s.phase {
 	case empty:
-		if identity.Sandbox != s.ID {
+		if identity.Sandbox != s.ID || identity.Kind == bundle.Member {
 			return false, fmt.Errorf("container %s belongs to sandbox %s, which is not running: %w",
 				id, identity.Sandbox, errdefs.ErrFailedPrecondition)
 		}
