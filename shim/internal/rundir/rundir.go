@@ -2,8 +2,8 @@
 //
 // The name is derived from containerd's address, the namespace and the sandbox's id, so that everything of a
 // sandbox is found without any state. Whoever serves the sandbox holds the lock in it for life; `delete` and
-// the command line tool read it. Creating and removing the directory happens under one lock over all of them,
-// so that a start never meets half a removal.
+// the command line tool read it. Creating and removing the directory happens under a lock on their parent, so
+// that a start never meets half a removal.
 package rundir
 
 import (
@@ -72,13 +72,13 @@ func Exclusive(root string, f func() error) error {
 	if err := os.MkdirAll(root, 0o711); err != nil {
 		return fmt.Errorf("create %s: %w", root, err)
 	}
-	lock, err := os.OpenFile(filepath.Join(root, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	dir, err := os.Open(root)
 	if err != nil {
-		return fmt.Errorf("open the sandboxes' lock: %w", err)
+		return fmt.Errorf("open %s: %w", root, err)
 	}
-	defer lock.Close()
-	if err := flock(lock, unix.LOCK_EX); err != nil {
-		return fmt.Errorf("lock %s: %w", lock.Name(), err)
+	defer dir.Close()
+	if err := flock(dir, unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", root, err)
 	}
 	return f()
 }
