@@ -15,8 +15,8 @@ import (
 )
 
 // kept are the capabilities the file back end acts with for any user of a share.
-const kept = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID |
-	1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETFCAP
+const kept = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER |
+	1<<unix.CAP_FSETID | 1<<unix.CAP_SETFCAP
 
 // Enter makes an empty directory the root of the process and workdir its working directory, and drops
 // capabilities, in all threads. Descriptors that are open stay usable. workdir may be nil.

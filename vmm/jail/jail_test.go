@@ -64,7 +64,7 @@ func TestJailedProcessOpensNothingAndKeepsFewCapabilities(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if got, want := string(out), "CapEff:\t00000000800000db\nNoNewPrivs:\t1\n"; got != want {
+	if got, want := string(out), "CapEff:\t000000008000001b\nNoNewPrivs:\t1\n"; got != want {
 		t.Errorf("the prisoner says:\n%swant:\n%s", got, want)
 	}
 }

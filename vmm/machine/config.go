@@ -1,0 +1,91 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/huskvm/husk/vmm/marks"
+	"github.com/huskvm/husk/vmm/virtio/vsock"
+)
+
+// ShareTag is the name by which the guest mounts the shared file system.
+const ShareTag = "husk"
+
+// minMemory is the least a Linux guest comes up with, whatever its kernel and initramfs need beside.
+const minMemory = 32 << 20
+
+// Config describes a machine. Files belong to the machine from New on, even if New fails.
+type Config struct {
+	KVM       *os.File // an open /dev/kvm
+	VCPUs     int
+	Memory    uint64 // bytes, a multiple of 2 MiB
+	Kernel    *os.File
+	Initramfs *os.File // may be nil
+	Cmdline   string   // appended to what the machine itself needs
+	Vsock     *Vsock   // nil for none
+	Shares    []Share
+	Disks     []Disk
+	Console   io.Writer // gets the guest's console live; nil keeps it in the ring only
+	Input     io.Reader // what the guest reads from its console; may be nil
+	// Serial, when set, gets a serial port's output, from the kernel's first message on. Each byte is an exit:
+	// for development only.
+	Serial io.Writer
+	Log    *slog.Logger
+	Marks  *marks.List
+}
+
+// Vsock is the guest's vsock device.
+type Vsock struct {
+	GuestCID uint64 // at least 3
+	Host     vsock.Host
+}
+
+// Share is an entry of the file system with the tag ShareTag: a directory, or exactly one file.
+type Share struct {
+	Name     string
+	File     *os.File // O_PATH
+	ReadOnly bool
+}
+
+// Disk is a block device of the guest.
+type Disk struct {
+	Serial   string
+	File     *os.File
+	ReadOnly bool
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.KVM == nil:
+		return errors.New("no KVM was given")
+	case c.Kernel == nil:
+		return errors.New("no kernel was given")
+	case c.VCPUs < 1:
+		return fmt.Errorf("%d vCPUs: a machine has at least one", c.VCPUs)
+	case c.Memory < minMemory:
+		return fmt.Errorf("%d MiB of memory is too little for a guest: give it %d MiB or more", c.Memory>>20, minMemory>>20)
+	case c.Memory%(2<<20) != 0:
+		return fmt.Errorf("%d bytes of memory is not a multiple of 2 MiB", c.Memory)
+	case c.Vsock != nil && c.Vsock.GuestCID < 3:
+		return fmt.Errorf("vsock CID %d is reserved: a guest's is 3 or more", c.Vsock.GuestCID)
+	}
+	return nil
+}
+
+func (c *Config) close() {
+	files := []*os.File{c.KVM, c.Kernel, c.Initramfs}
+	for _, s := range c.Shares {
+		files = append(files, s.File)
+	}
+	for _, d := range c.Disks {
+		files = append(files, d.File)
+	}
+	for _, f := range files {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
