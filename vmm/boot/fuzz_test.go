@@ -7,11 +7,12 @@ import (
 
 	"github.com/huskvm/husk/vmm/arch"
 	"github.com/huskvm/husk/vmm/boot"
+	"github.com/huskvm/husk/vmm/memory"
 )
 
-// fuzzLoad loads whatever it is given. It must not panic; and what it accepts has its entry in memory.
-func fuzzLoad(t *testing.T, file []byte, protocol arch.Protocol) {
-	mem := space(t, 4*mib)
+// fuzzLoad loads whatever it is given. It must not panic; and what it accepts has its entry in memory. The memory
+// is used again and again: it need be zero for a guest only.
+func fuzzLoad(t *testing.T, mem *memory.Space, file []byte, protocol arch.Protocol) {
 	entry, err := boot.Load(mem, boot.Params{
 		Kernel: image(file), Initramfs: image([]byte("cpio")), Cmdline: "quiet", Seed: make([]byte, 32), Protocol: protocol,
 	})
@@ -33,12 +34,13 @@ func FuzzLoadELF(f *testing.F) {
 	f.Add(elf(text, segment{phys: 3 * mib, data: []byte("data"), mem: 4096}), false)
 	f.Add(elf(segment{phys: 2 * mib, data: []byte("x"), mem: 1<<64 - 1}), false)
 	f.Add(elf(segment{data: note("Xen", 18, nil), note: true}), true)
+	mem := space(f, 4*mib)
 	f.Fuzz(func(t *testing.T, file []byte, pvh bool) {
 		protocol := arch.LinuxBoot64
 		if pvh {
 			protocol = arch.PVH
 		}
-		fuzzLoad(t, append([]byte("\x7fELF"), file[min(4, len(file)):]...), protocol)
+		fuzzLoad(t, mem, append([]byte("\x7fELF"), file[min(4, len(file)):]...), protocol)
 	})
 }
 
@@ -46,5 +48,6 @@ func FuzzLoadBzImage(f *testing.F) {
 	f.Add(bzImage(make([]byte, 4096)))
 	f.Add(bzImage(nil))
 	f.Add(bzImage(make([]byte, 0x201))[:0x290])
-	f.Fuzz(func(t *testing.T, file []byte) { fuzzLoad(t, file, 0) })
+	mem := space(f, 4*mib)
+	f.Fuzz(func(t *testing.T, file []byte) { fuzzLoad(t, mem, file, 0) })
 }

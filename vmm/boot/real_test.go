@@ -23,7 +23,8 @@ import (
 )
 
 // These tests boot a real kernel on real KVM, with nothing but a serial port. They skip where there is none; in the
-// KVM test host (test/host) there is. HUSK_TEST_KERNEL and HUSK_TEST_BZIMAGE name the kernel in its two forms.
+// KVM test host (test/host) there is. HUSK_TEST_KERNEL and HUSK_TEST_BZIMAGE name the kernel in its two forms;
+// HUSK_TEST_CONSOLE=1 shows all that the guests print, and when.
 
 func needKVM(t *testing.T) {
 	t.Helper()
@@ -166,7 +167,11 @@ func (v vm) run(t *testing.T) (vcpu.End, *transcript, map[string]uint64) {
 		cpus = append(cpus, c)
 	}
 	must(t, arch.WriteTables(mem, v.cpus))
-	line, err := arch.Cmdline(arch.KernelWords(true, nil), v.cmdline)
+	cmdline := v.cmdline
+	if os.Getenv("HUSK_TEST_CONSOLE") == "" {
+		cmdline += " quiet" // a byte printed is an exit or three
+	}
+	line, err := arch.Cmdline(arch.KernelWords(true, nil), cmdline)
 	must(t, err)
 	image, err := boot.NewImage(v.kernel)
 	must(t, err)

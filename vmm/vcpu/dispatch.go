@@ -54,6 +54,7 @@ func (r *runner) ending(reason kvm.ExitReason) *End {
 	end := &End{CPU: r.id}
 	switch reason {
 	case kvm.ExitShutdown:
+		// On AMD's processors there is little to describe: KVM resets the vCPU before it tells.
 		end.Reason, end.Detail = TripleFault, r.cpu.Describe()
 	case kvm.ExitSystemEvent:
 		event := r.cpu.SystemEvent()
