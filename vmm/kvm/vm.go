@@ -68,8 +68,8 @@ func (v *VM) SetIRQLine(irq uint32, high bool) error {
 }
 
 type irqFDArgs struct {
-	fd, gsi, flags, resampleFD uint32
-	_                          [16]byte
+	fd, gsi, flags uint32
+	_              [20]byte // a second eventfd, for level-triggered lines
 }
 
 const irqFDDeassign = 1 << 0
@@ -136,9 +136,9 @@ func (v *VM) ioEventFD(eventfd int, d Doorbell, flags uint32, verb string) error
 }
 
 type enableCapArgs struct {
-	cap, flags uint32
-	args       [4]uint64
-	_          [64]byte
+	cap, _ uint32
+	args   [4]uint64
+	_      [64]byte
 }
 
 // Enable turns a capability of the VM on (KVM API 4.37).
