@@ -1,4 +1,4 @@
-package fs
+package virtiofs
 
 import "encoding/binary"
 

@@ -1,9 +1,9 @@
-// Package fs is the virtio file system device (virtio 1.2 §5.11): FUSE over virtqueues, with one shared file system
+// Package virtiofs is the virtio file system device (virtio 1.2 §5.11): FUSE over virtqueues, with one shared file system
 // whose root holds the shares by name.
 //
 // The device moves requests between the rings and the file system; what a request does is package passthrough's.
 // The guest is hostile: requests are copied before they are parsed, all but the data of a write.
-package fs
+package virtiofs
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/huskvm/husk/vmm/virtio"
-	"github.com/huskvm/husk/vmm/virtio/fs/passthrough"
+	"github.com/huskvm/husk/vmm/virtio/virtiofs/passthrough"
 )
 
 const (

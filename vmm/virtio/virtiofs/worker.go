@@ -1,4 +1,4 @@
-package fs
+package virtiofs
 
 import (
 	"io"
@@ -8,17 +8,19 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/huskvm/husk/vmm/virtio"
-	"github.com/huskvm/husk/vmm/virtio/fs/passthrough"
 	"github.com/huskvm/husk/vmm/virtio/queue"
+	"github.com/huskvm/husk/vmm/virtio/virtiofs/passthrough"
 )
+
+// quiet is where the protocol's server complains of requests: a guest can make it as often as it likes.
+var quiet = log.New(io.Discard, "", 0)
 
 // newServer returns the protocol's server in its state before FUSE_INIT.
 func newServer(files *passthrough.FS) *fuse.ProtocolServer {
 	return fuse.NewProtocolServer(files, &fuse.MountOptions{
 		MaxWrite:             maxWrite,
 		EnableSymlinkCaching: true,
-		// A guest can make it complain as often as it likes.
-		Logger: log.New(io.Discard, "", 0),
+		Logger:               quiet,
 		// What is wrong in one request must not take the VMM with it.
 		PanicHandler: func(any) fuse.Status { return fuse.EIO },
 	})
