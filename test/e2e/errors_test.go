@@ -99,10 +99,6 @@ func TestImageOfAnotherArchitectureIsACreateError(t *testing.T) {
 	refused(t, []string{"run", "--rm", "--runtime", rig.Runtime, "--rootfs", root, newID(t), "/bin/prog"}, "arm64", "amd64")
 }
 
-func TestUnknownUserIsACreateError(t *testing.T) {
-	refused(t, rig.RunArgs(newID(t), []string{"--user", "nobody-here"}, "true"), "nobody-here")
-}
-
 func TestMissingExecutableCanBeMadeAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "husk.toml")
 	if err := os.WriteFile(path, []byte(defaultConfig+"missing_executable = \"error\"\n"), 0o600); err != nil {

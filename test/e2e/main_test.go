@@ -64,10 +64,13 @@ const defaultConfig = "default_memory = \"256MiB\"\n"
 
 var serial atomic.Int32
 
-// newID returns an id that no other container has had.
+// newID returns an id that no other container has had: the test's name as far as containerd takes it.
 func newID(t *testing.T) string {
-	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
-	return fmt.Sprintf("%.40s-%d", name, serial.Add(1))
+	words := strings.FieldsFunc(strings.ToLower(t.Name()), func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9')
+	})
+	name := strings.TrimRight(fmt.Sprintf("%.40s", strings.Join(words, "-")), "-")
+	return fmt.Sprintf("%s-%d", name, serial.Add(1))
 }
 
 // deadline bounds one container's life in a test; emulated machines are slow.
