@@ -58,6 +58,15 @@ type Config struct {
 	Path string `toml:"-"`
 }
 
+// Cmdline is what the configuration puts on the guest's command line. A kernel that says all it does to its console
+// takes longer to start, so it does only when asked.
+func (c *Config) Cmdline() string {
+	if c.Debug {
+		return c.KernelCmdline
+	}
+	return strings.TrimSpace("quiet " + c.KernelCmdline)
+}
+
 // Source says where to look.
 type Source struct {
 	Path       string // of the runtime's options

@@ -136,8 +136,10 @@ func (p *Process) start(ctx context.Context, f func() error) error {
 		p.state = Running
 	}
 	width, height := p.width, p.height
+	session := p.session
 	p.mu.Unlock()
 	if err == nil {
+		session.Begin()
 		p.tellStart()
 	}
 	close(starting)

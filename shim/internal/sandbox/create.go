@@ -264,7 +264,7 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) erro
 	if err != nil {
 		return v.explain(err)
 	}
-	request.Vcpus, request.MemoryBytes, request.Cmdline = plan.size.VCPUs, plan.size.Memory, plan.config.KernelCmdline
+	request.Vcpus, request.MemoryBytes, request.Cmdline = plan.size.VCPUs, plan.size.Memory, plan.config.Cmdline()
 	if request.Shares, request.Disks, err = p.donate(v.machine); err != nil {
 		return v.explain(err)
 	}

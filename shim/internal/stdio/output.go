@@ -105,14 +105,18 @@ func (f *heldFifo) Close() error { return errors.Join(f.File.Close(), f.reader.C
 
 // openFifo opens without waiting for the other end, and so that Close ends a blocked Read or Write.
 func openFifo(path string, how int) (*os.File, error) {
-	is, err := fifo.IsFifo(path)
-	if err != nil {
+	if err := checkFifo(path); err != nil {
 		return nil, err
 	}
-	if !is {
-		return nil, fmt.Errorf("%s is not a fifo", path)
-	}
 	return os.OpenFile(path, how|syscall.O_NONBLOCK, 0)
+}
+
+func checkFifo(path string) error {
+	is, err := fifo.IsFifo(path)
+	if err == nil && !is {
+		err = fmt.Errorf("%s is not a fifo", path)
+	}
+	return err
 }
 
 // openLogFile opens one file for both streams, created when missing.

@@ -21,13 +21,15 @@ type Config struct {
 
 // Session is the stdio of one process, from before it is created until after it has exited.
 //
-// Open it before the guest is asked to create the process, with the ids it gives. Then Wait for the output's
-// end after the exit, and Close, in any case.
+// Open it before the guest is asked to create the process, with the ids it gives. Begin lets stdin flow once the
+// process starts. Then Wait for the output's end after the exit, and Close, in any case.
 type Session struct {
 	// The streams' ids for the guest; empty for none.
 	Stdin, Stdout, Stderr string
 
 	hub     *Hub
+	begun   chan struct{} // lets stdin flow
+	begin   sync.Once
 	closing chan struct{} // ends every copy
 	once    sync.Once
 	copies  sync.WaitGroup
@@ -35,10 +37,11 @@ type Session struct {
 
 	logger *logger // behind a binary:// URI
 
-	mu    sync.Mutex
-	stdin *stdin
-	conns []*net.UnixConn
-	files []io.Closer
+	mu       sync.Mutex
+	stdin    *stdin // once it flows
+	stdinEnd bool   // CloseStdin was called
+	conns    []*net.UnixConn
+	files    []io.Closer
 }
 
 // buffers are as large as a default pipe, so that one write fills what a reader can take at once.
@@ -47,7 +50,7 @@ var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 // Open opens the host's ends. It waits for the readers of fifos as long as ctx allows. owner is the
 // container's namespace and id, for a logging program.
 func Open(ctx context.Context, hub *Hub, c Config, owner Owner) (_ *Session, err error) {
-	s := &Session{hub: hub, closing: make(chan struct{})}
+	s := &Session{hub: hub, begun: make(chan struct{}), closing: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -67,11 +70,10 @@ func Open(ctx context.Context, hub *Hub, c Config, owner Owner) (_ *Session, err
 		s.Stderr = s.output("stderr", stderr)
 	}
 	if c.Stdin != "" {
-		s.stdin, err = openStdin(c.Stdin)
-		if err != nil {
-			return nil, err
+		if err := checkFifo(c.Stdin); err != nil {
+			return nil, fmt.Errorf("open stdin: %w", err)
 		}
-		s.Stdin = s.input(s.stdin)
+		s.Stdin = s.input(c.Stdin)
 	}
 	return s, nil
 }
@@ -119,22 +121,54 @@ func (s *Session) output(name string, to io.WriteCloser) string {
 	return id
 }
 
-func (s *Session) input(from *stdin) string {
+// Begin lets stdin flow. Clients find its reader from here on, and not before: ctr is ready to tell stdin's end
+// only after Create, and forgets it when it comes earlier.
+func (s *Session) Begin() { s.begin.Do(func() { close(s.begun) }) }
+
+func (s *Session) input(path string) string {
 	id, arrival := s.hub.expect()
-	s.keep(from)
 	s.copies.Add(1)
 	go func() {
 		defer s.copies.Done()
-		defer from.Close()
 		conn := s.arrived(id, arrival)
 		if conn == nil {
 			return
 		}
-		// A process that closed its stdin is no fault of the copy.
-		_ = transfer(conn, from)
-		_ = conn.CloseWrite()
+		// The end of this side is the end of stdin; whatever the process writes there is its own affair.
+		defer conn.CloseWrite()
+		select {
+		case <-s.begun:
+		case <-s.closing:
+			return
+		}
+		from, err := s.flow(path)
+		if err != nil {
+			log.L.WithError(err).Warn("open stdin")
+			return
+		}
+		defer from.Close()
+		_ = transfer(conn, from) // a process that closed its stdin is no fault of the copy
 	}()
 	return id
+}
+
+// flow opens stdin.
+func (s *Session) flow(path string) (*stdin, error) {
+	from, err := openStdin(path)
+	if err != nil {
+		return nil, err
+	}
+	s.keep(from)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stdin = from
+	if s.stdinEnd {
+		from.closeWriter()
+	}
+	if s.closed() {
+		_ = from.Close()
+	}
+	return from, nil
 }
 
 // transfer copies through a pooled buffer, which the types' own short cuts would go around.
@@ -155,6 +189,7 @@ func (s *Session) keep(c io.Closer) {
 func (s *Session) CloseStdin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stdinEnd = true
 	if s.stdin != nil {
 		s.stdin.closeWriter()
 	}

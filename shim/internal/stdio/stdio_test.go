@@ -115,6 +115,7 @@ func TestStdinEndsOnlyWithCloseIO(t *testing.T) {
 	h := hub(t)
 	in := mkfifo(t, "in")
 	s := open(t, h, Config{Stdin: in})
+	s.Begin()
 	conn := dial(t, h, s.Stdin)
 	for _, text := range []string{"first client", "second client"} {
 		w, err := os.OpenFile(in, os.O_WRONLY, 0)
@@ -141,6 +142,7 @@ func TestAnEarlyCloseIODoesNotCutStdin(t *testing.T) {
 	h := hub(t)
 	in := mkfifo(t, "in")
 	s := open(t, h, Config{Stdin: in})
+	s.Begin()
 	w, err := os.OpenFile(in, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -155,6 +157,30 @@ func TestAnEarlyCloseIODoesNotCutStdin(t *testing.T) {
 	got, err := io.ReadAll(dial(t, h, s.Stdin))
 	if err != nil || !bytes.Equal(got, data) {
 		t.Fatalf("%d of %d bytes, %v", len(got), len(data), err)
+	}
+}
+
+func TestStdinHasNoReaderBeforeItsProcess(t *testing.T) {
+	h := hub(t)
+	in := mkfifo(t, "in")
+	s := open(t, h, Config{Stdin: in})
+	conn := dial(t, h, s.Stdin)
+	if _, err := os.OpenFile(in, os.O_WRONLY|syscall.O_NONBLOCK, 0); !errors.Is(err, syscall.ENXIO) {
+		t.Fatalf("a client finds a reader: %v", err)
+	}
+	s.CloseStdin() // is remembered
+	go func() {
+		w, err := os.OpenFile(in, os.O_WRONLY, 0)
+		if err == nil {
+			_, _ = w.WriteString("late")
+			w.Close()
+		}
+	}()
+	// The client waits in its open; only then may stdin be let flow, as the shim holds no writer any more.
+	time.Sleep(50 * time.Millisecond)
+	s.Begin()
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "late" {
+		t.Fatalf("%q, %v", got, err)
 	}
 }
 
