@@ -108,7 +108,8 @@ func refuseHooks(hooks *specs.Hooks) error {
 		name  string
 		hooks []specs.Hook
 	}{
-		{"prestart", hooks.Prestart}, //nolint:staticcheck // deprecated, and docker's own
+		//lint:ignore SA1019 deprecated, and docker's own
+		{"prestart", hooks.Prestart},
 		{"createRuntime", hooks.CreateRuntime},
 		{"createContainer", hooks.CreateContainer},
 		{"startContainer", hooks.StartContainer},

@@ -23,7 +23,7 @@ func TestTheNameDependsOnContainerdNamespaceAndID(t *testing.T) {
 			t.Errorf("%s leaves no room for a socket", d)
 		}
 	}
-	if Of(Root, "/a", "ns", "id") != Of(Root, "/a", "ns", "id") {
+	if first, again := Of(Root, "/a", "ns", "id"), Of(Root, "/a", "ns", "id"); first != again {
 		t.Error("the name is not stable")
 	}
 }

@@ -121,7 +121,7 @@ func (f vmmAPI) Boot(_ context.Context, r *vmmv1.BootRequest) (*vmmv1.BootRespon
 		if err != nil {
 			return nil, err
 		}
-		agentv1.RegisterAgentService(server, agentAPI{f.fakeVMM})
+		agentv1.RegisterAgentService(server, agentAPI(f))
 		go func() { _ = server.Serve(context.Background(), &oneConn{conn: conn}) }()
 		go func() {
 			<-f.done
