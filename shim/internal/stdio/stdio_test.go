@@ -143,6 +143,7 @@ func TestAnEarlyCloseIODoesNotCutStdin(t *testing.T) {
 	in := mkfifo(t, "in")
 	s := open(t, h, Config{Stdin: in})
 	s.Begin()
+	conn := dial(t, h, s.Stdin)
 	w, err := os.OpenFile(in, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +155,7 @@ func TestAnEarlyCloseIODoesNotCutStdin(t *testing.T) {
 		_, _ = w.Write(data[len(data)/2:])
 		w.Close()
 	}()
-	got, err := io.ReadAll(dial(t, h, s.Stdin))
+	got, err := io.ReadAll(conn)
 	if err != nil || !bytes.Equal(got, data) {
 		t.Fatalf("%d of %d bytes, %v", len(got), len(data), err)
 	}
@@ -169,17 +170,8 @@ func TestStdinHasNoReaderBeforeItsProcess(t *testing.T) {
 		t.Fatalf("a client finds a reader: %v", err)
 	}
 	s.CloseStdin() // is remembered
-	go func() {
-		w, err := os.OpenFile(in, os.O_WRONLY, 0)
-		if err == nil {
-			_, _ = w.WriteString("late")
-			w.Close()
-		}
-	}()
-	// The client waits in its open; only then may stdin be let flow, as the shim holds no writer any more.
-	time.Sleep(50 * time.Millisecond)
 	s.Begin()
-	if got, err := io.ReadAll(conn); err != nil || string(got) != "late" {
+	if got, err := io.ReadAll(conn); err != nil || len(got) > 0 {
 		t.Fatalf("%q, %v", got, err)
 	}
 }
