@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -53,6 +54,9 @@ type Params struct {
 	// KVM is the device's path; empty is /dev/kvm.
 	KVM string
 }
+
+// settleTime is after a start, when the shim gives its memory back to the host.
+const settleTime = time.Second
 
 // Sandbox is safe for concurrent use.
 type Sandbox struct {
@@ -211,6 +215,8 @@ func (s *Sandbox) Start(ctx context.Context, id, execID string) error {
 	}
 	if execID == "" {
 		s.keepTimeline()
+		// What the boot used is not needed again while the container runs.
+		time.AfterFunc(settleTime, debug.FreeOSMemory)
 	}
 	return nil
 }
