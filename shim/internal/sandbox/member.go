@@ -1,0 +1,155 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
+	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
+	"github.com/huskvm/husk/shim/internal/bundle"
+	"github.com/huskvm/husk/shim/internal/container"
+	"github.com/huskvm/husk/shim/internal/mounts"
+	"github.com/huskvm/husk/shim/internal/rundir"
+	"github.com/huskvm/husk/shim/internal/stdio"
+)
+
+// openTime is how long the readers of output fifos may keep Create waiting.
+const openTime = 10 * time.Second
+
+// member is a container with what it uses on the host.
+type member struct {
+	*container.Container // nil while it is being created
+	first                bool
+	prepared
+}
+
+// prepared is a container's part on the host, before the guest hears of it.
+type prepared struct {
+	guest   *bundle.Guest
+	root    *mounts.Root
+	binds   []*os.File // in the order of guest.Binds
+	session *stdio.Session
+	dir     string
+}
+
+// prepare mounts and opens what the container needs. On error nothing is left.
+func (s *Sandbox) prepare(ctx context.Context, v *vm, r Request, spec *specs.Spec, guest *bundle.Guest) (p prepared, err error) {
+	p = prepared{guest: guest, dir: s.Dir.Join(rundir.Containers + "/" + guest.RootID)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+			p = prepared{}
+		}
+	}()
+	path := ""
+	if len(r.Rootfs) == 0 {
+		if path, err = bundle.HostRoot(r.Bundle, spec); err != nil {
+			return p, err
+		}
+	}
+	if p.root, err = mounts.OpenRoot(r.Rootfs, p.dir+"/root", path); err != nil {
+		return p, err
+	}
+	if p.root.Disk == nil {
+		guest.Spec.Root.Path = bundle.GuestPath(guest.RootID)
+		err = mounts.CheckArchitecture(p.root.File, spec.Process.Args, spec.Process.Env, spec.Process.Cwd)
+		if err != nil {
+			return p, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+		}
+	} else {
+		guest.Spec.Root.Path = bundle.DiskPath(guest.RootID)
+	}
+	for _, bind := range guest.Binds {
+		f, err := mounts.OpenSource(bind.Source)
+		if err != nil {
+			return p, err
+		}
+		p.binds = append(p.binds, f)
+	}
+	p.session, err = s.openStdio(ctx, v, r.ID, r.Stdio)
+	return p, err
+}
+
+func (s *Sandbox) openStdio(ctx context.Context, v *vm, id string, streams stdio.Config) (*stdio.Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
+	return stdio.Open(ctx, v.hub, streams, stdio.Owner{Namespace: s.Namespace, ID: id})
+}
+
+// close gives back what prepare took. The VM must be gone, or have given the shares up.
+func (p *prepared) close() error {
+	var errs []error
+	if p.session != nil {
+		p.session.Close()
+	}
+	for _, f := range p.binds {
+		_ = f.Close()
+	}
+	if p.root != nil {
+		errs = append(errs, p.root.Close())
+	}
+	return errors.Join(append(errs, os.RemoveAll(p.dir))...)
+}
+
+// donate gives the VMM the container's shares and disks. The files stay the shim's, for as long as the VM uses
+// them the VMM has its own.
+func (p *prepared) donate(m machine) (shares []*vmmv1.Share, disks []*vmmv1.Disk, err error) {
+	token, err := m.Donate(p.root.File)
+	if err != nil {
+		return nil, nil, err
+	}
+	if disk := p.root.Disk; disk != nil {
+		disks = append(disks, &vmmv1.Disk{Serial: p.guest.RootID, Fd: token, ReadOnly: disk.ReadOnly})
+	} else {
+		shares = append(shares, &vmmv1.Share{Name: p.guest.RootID, Fd: token})
+	}
+	for i, bind := range p.guest.Binds {
+		token, err := m.Donate(p.binds[i])
+		if err != nil {
+			return nil, nil, err
+		}
+		shares = append(shares, &vmmv1.Share{Name: bind.Name, Fd: token, ReadOnly: bind.ReadOnly})
+	}
+	return shares, disks, nil
+}
+
+func (p *prepared) storages() []*agentv1.Storage {
+	disk := p.root.Disk
+	if disk == nil {
+		return nil
+	}
+	return []*agentv1.Storage{{
+		Serial: p.guest.RootID, Fstype: disk.FSType, Options: disk.Options, Target: bundle.DiskPath(p.guest.RootID),
+	}}
+}
+
+// release takes a container's part on the host back, from the VM first when that goes on without it.
+func (s *Sandbox) release(ctx context.Context, m *member) error {
+	s.mu.Lock()
+	v := s.vm
+	s.mu.Unlock()
+	var errs []error
+	if !m.first && v != nil && v.ctx.Err() == nil && m.root != nil && m.root.Disk == nil {
+		names := []string{m.prepared.guest.RootID}
+		for _, bind := range m.prepared.guest.Binds {
+			names = append(names, bind.Name)
+		}
+		for _, name := range names {
+			if _, err := v.machine.API().RemoveShare(ctx, &vmmv1.RemoveShareRequest{Name: name}); err != nil {
+				err = errgrpc.ToNative(err)
+				if !errdefs.IsNotFound(err) {
+					errs = append(errs, fmt.Errorf("take share %s from the guest: %w", name, err))
+				}
+			}
+		}
+	}
+	return errors.Join(append(errs, m.prepared.close())...)
+}
+
