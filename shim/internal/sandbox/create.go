@@ -24,7 +24,6 @@ import (
 	"github.com/huskvm/husk/shim/internal/stdio"
 )
 
-
 // Request is what containerd asks Create for.
 type Request struct {
 	ID     string

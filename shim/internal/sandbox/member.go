@@ -152,4 +152,3 @@ func (s *Sandbox) release(ctx context.Context, m *member) error {
 	}
 	return errors.Join(append(errs, m.prepared.close())...)
 }
-
