@@ -138,7 +138,7 @@ $(TESTBIN)/image.tar: FORCE
 $(TESTBIN)/containerd: go.mod
 	@mkdir -p $@
 	@v=$$(go list -m -f '{{.Version}}' $(CONTAINERD)); echo "building containerd $$v" >&2; \
-	GOBIN=$(CURDIR)/$@ GOFLAGS=-tags=no_btrfs,no_devmapper,no_zfs go install -trimpath -ldflags '-s -w' $(CONTAINERD)/cmd/containerd@$$v $(CONTAINERD)/cmd/ctr@$$v && touch $@
+	GOBIN=$(CURDIR)/$@ GOFLAGS=-tags=no_btrfs,no_devmapper,no_zfs go install -trimpath -ldflags '-s -w' $(addsuffix @$$v,$(addprefix $(CONTAINERD)/cmd/,containerd ctr containerd-shim-runc-v2)) && touch $@
 $(TESTBIN)/reboot-initramfs: FORCE
 	@$(GO_BUILD) -o $(TESTBIN)/reboot ./test/bench/reboot
 	@go run ./guest-agent/cmd/mkinitramfs -init $(TESTBIN)/reboot -o $@

@@ -67,7 +67,9 @@ func (r *Rig) Launch(ctx context.Context) error {
 	r.log = log
 	r.cmd = exec.Command(r.tool("containerd"), "--config", r.path("containerd.toml"), "--log-level", "debug")
 	r.cmd.Stdout, r.cmd.Stderr = log, log
-	r.cmd.Env = append(os.Environ(), "PATH="+r.cfg.Bin+":"+os.Getenv("PATH"), "HUSK_CONFIG="+r.path("husk.toml"))
+	// husk's shim, and a runc shim of containerd's own version where there is one.
+	path := strings.Join([]string{r.cfg.Bin, r.cfg.Containerd, os.Getenv("PATH")}, ":")
+	r.cmd.Env = append(os.Environ(), "PATH="+path, "HUSK_CONFIG="+r.path("husk.toml"))
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := r.cmd.Start(); err != nil {
 		return fmt.Errorf("start containerd: %w", err)
