@@ -166,9 +166,7 @@ func environment(extra []string) []string {
 // emulated processor what is slow and of no use there.
 func commandLine(o *options) string {
 	// no_timer_check: on a busy machine an emulated timer comes so late that the kernel would give up on it.
-	// nohz=off highres=off: with one-shot timers, one interrupt that the emulation loses while a nested guest runs
-	// stops a processor for good; a periodic one comes again.
-	words := []string{"console=ttyS0", "panic=-1", "reboot=t", "no_timer_check", "nohz=off", "highres=off", "mitigations=off", "nmi_watchdog=0", "random.trust_cpu=on",
+	words := []string{"console=ttyS0", "panic=-1", "reboot=t", "no_timer_check", "mitigations=off", "nmi_watchdog=0", "random.trust_cpu=on",
 		"tsc=reliable", "rcupdate.rcu_expedited=1", "cryptomgr.notests"}
 	if !o.verbose {
 		words = append(words, "quiet")

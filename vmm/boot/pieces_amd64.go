@@ -22,6 +22,7 @@ func readAll(pieces []piece) error {
 	var wg sync.WaitGroup
 	for i, p := range pieces {
 		wg.Go(func() {
+			memory.Populate(p.to)
 			if err := p.from.readAt(p.to, p.off); err != nil {
 				errs[i] = fmt.Errorf("read %s: %w", p.name, err)
 			}

@@ -27,5 +27,8 @@ func Probe(path string, required ...Capability) error {
 	if err := s.Require(required...); err != nil {
 		return err
 	}
-	return checkHardware("/proc/cpuinfo")
+	return CheckHardware()
 }
+
+// CheckHardware refuses a host whose KVM has no hardware virtualization behind it. It opens a path: before any jail.
+func CheckHardware() error { return checkHardware("/proc/cpuinfo") }

@@ -106,8 +106,8 @@ func (m *Machine) createVM(cfg *Config) (*arch.Platform, error) {
 	if err := m.system.Require(arch.Required...); err != nil {
 		return nil, err
 	}
-	if limit, err := m.system.MaxVCPUs(); err != nil || cfg.VCPUs > limit {
-		return nil, errors.Join(err, fmt.Errorf("%d vCPUs: this host's KVM allows %d", cfg.VCPUs, limit))
+	if err := kvm.CheckHardware(); err != nil {
+		return nil, fmt.Errorf("use KVM: %w", err)
 	}
 	if m.vm, err = m.system.CreateVM(0); err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
 	"github.com/huskvm/husk/shim/internal/config"
 	"github.com/huskvm/husk/shim/internal/rundir"
+	"github.com/huskvm/husk/vmm/kvm"
 )
 
 // guestCID is the guest's vsock address. The sockets are the sandbox's own, so it need not be unique.
@@ -69,8 +70,11 @@ func CheckAssets(c *config.Config) iter.Seq2[string, error] {
 		if !try("initramfs", initramfs, err) {
 			return
 		}
-		kvm, err := openKVM(kvmDevice)
-		try("kvm", kvm, err)
+		device, err := openKVM(kvmDevice)
+		if err == nil {
+			err = errors.Join(kvm.CheckHardware(), device.Close())
+		}
+		yield("kvm", err)
 	}
 }
 

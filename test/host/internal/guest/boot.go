@@ -84,6 +84,9 @@ func boot() (*port, error) {
 	if spec.Init == wire.InitSystemd {
 		return port, handOver(port, spec, program)
 	}
+	if err := holdVM(); err != nil {
+		return port, err
+	}
 	port.mark(wire.MarkReady)
 	return port, run(port, spec)
 }
@@ -95,6 +98,9 @@ func serve() (*port, error) {
 	}
 	spec, err := readSpec(filepath.Join(stateDir, wire.SpecFile))
 	if err != nil {
+		return port, err
+	}
+	if err := holdVM(); err != nil {
 		return port, err
 	}
 	port.mark(wire.MarkReady)
