@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the end-to-end tests in the KVM test host, once for each containerd, two at a time: a test host keeps about one
-# processor busy.
+# Runs the end-to-end tests in the KVM test host, once for each containerd, two at a time: each test host has one
+# processor.
 #
 #   scripts/e2e.sh RUN CGROUP CONTAINERD…     CONTAINERD is 2 (built from its module) or 1 (the distribution's)
 set -eu
@@ -13,7 +13,7 @@ trap 'rm -rf "$logs"' EXIT
 
 # one runs the tests with one containerd.
 one() {
-	"$bin/test/host" -timeout 40m -cgroup "$cgroup" -- \
+	"$bin/test/host" -cpus 1 -timeout 40m -cgroup "$cgroup" -- \
 		"$bin/test/e2e.test" -test.v -test.timeout 38m -test.run "$run" \
 		-bin "$bin" -image "$bin/test/image.tar" -containerd "$1"
 }
