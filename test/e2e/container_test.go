@@ -85,6 +85,9 @@ func TestProcessAttributes(t *testing.T) {
 		{"masked path", nil, []string{"sh", "-c", "wc -c < /proc/timer_list"}, "0\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if len(c.flags) > 0 {
+				needFlag(t, c.flags[0])
+			}
 			if res := ctrRun(t, c.flags, c.args...); !strings.Contains(res.Stdout, c.want) {
 				t.Errorf("%+v, want %q", res, c.want)
 			}

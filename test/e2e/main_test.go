@@ -105,6 +105,14 @@ func ctr(t *testing.T, args ...string) rig.Result {
 	return res
 }
 
+// needFlag skips the test, with the reason, where ctr run is too old to have a flag.
+func needFlag(t *testing.T, flag string) {
+	t.Helper()
+	if !strings.Contains(output(t, shared.Ctr(testContext(t)).Path, "run", "--help"), " "+flag+" ") {
+		t.Skipf("ctr run of this containerd has no %s", flag)
+	}
+}
+
 // background is a container that runs until the test ends or kills it.
 type background struct {
 	id   string

@@ -63,6 +63,7 @@ func TestBurstBeforeExitArrivesWhole(t *testing.T) {
 }
 
 func TestStdoutCanBeOpenedAgain(t *testing.T) {
+	needFlag(t, "--user")
 	res := ctrRun(t, []string{"--user", "1000"}, "sh", "-c", "echo again > /dev/stdout")
 	if res.Stdout != "again\n" {
 		t.Errorf("%+v", res)
