@@ -99,7 +99,7 @@ func TestContainerOutlivesContainerd(t *testing.T) {
 	ctr(t, "task", "kill", "-s", "SIGTERM", id)
 	eventually(t, "task is stopped", func() bool { return taskStatus(t, id) == "STOPPED" })
 	out, err := shared.Ctr(testContext(t), "task", "rm", id).CombinedOutput()
-	if err == nil || !strings.Contains(string(out)+err.Error(), "44") {
+	if !strings.Contains(fmt.Sprint(string(out), err), "44") { // an old ctr exits with it, a new one prints it
 		t.Errorf("task rm says %v: %s, want the status 44", err, out)
 	}
 	ctr(t, "container", "rm", id)
@@ -118,7 +118,7 @@ func TestExitWhileContainerdIsDownIsDelivered(t *testing.T) {
 	}
 	eventually(t, "task is stopped", func() bool { return taskStatus(t, id) == "STOPPED" })
 	out, err := shared.Ctr(testContext(t), "task", "rm", id).CombinedOutput()
-	if err == nil || !strings.Contains(string(out)+err.Error(), "45") {
+	if !strings.Contains(fmt.Sprint(string(out), err), "45") {
 		t.Errorf("task rm says %v: %s, want the status 45", err, out)
 	}
 	ctr(t, "container", "rm", id)
