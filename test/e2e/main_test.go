@@ -20,6 +20,7 @@ var (
 	containerd = flag.String("containerd", "", "directory of containerd and ctr; empty is the distribution's")
 	bin        = flag.String("bin", "", "directory of husk's programs and assets")
 	image      = flag.String("image", "", "the test image's tar")
+	inARow     = flag.Int("in-a-row", 50, "how many containers one after the other must leave nothing behind")
 
 	shared *rig.Rig
 )
