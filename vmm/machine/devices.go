@@ -10,9 +10,9 @@ import (
 	"github.com/huskvm/husk/vmm/virtio/balloon"
 	"github.com/huskvm/husk/vmm/virtio/blk"
 	"github.com/huskvm/husk/vmm/virtio/console"
+	"github.com/huskvm/husk/vmm/virtio/fs"
 	"github.com/huskvm/husk/vmm/virtio/mmio"
 	"github.com/huskvm/husk/vmm/virtio/rng"
-	"github.com/huskvm/husk/vmm/virtio/virtiofs"
 	"github.com/huskvm/husk/vmm/virtio/vsock"
 )
 
@@ -41,7 +41,7 @@ func (m *Machine) createDevices(cfg *Config) error {
 		}
 	}
 	var err error
-	if m.shares, err = virtiofs.New(virtiofs.Config{Tag: ShareTag}); err != nil {
+	if m.shares, err = fs.New(fs.Config{Tag: ShareTag}); err != nil {
 		return err
 	}
 	m.closers = append(m.closers, m.shares.Close)

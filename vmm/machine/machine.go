@@ -19,7 +19,7 @@ import (
 	"github.com/huskvm/husk/vmm/memory"
 	"github.com/huskvm/husk/vmm/vcpu"
 	"github.com/huskvm/husk/vmm/virtio/console"
-	"github.com/huskvm/husk/vmm/virtio/virtiofs"
+	"github.com/huskvm/husk/vmm/virtio/fs"
 	"github.com/huskvm/husk/vmm/virtio/vsock"
 )
 
@@ -43,7 +43,7 @@ type Machine struct {
 	set     *vcpu.Set
 	slots   []arch.Slot
 	vsock   *vsock.Device // nil when the guest has none
-	shares  *virtiofs.Device
+	shares  *fs.Device
 	closers []func() error // run in reverse order
 }
 
