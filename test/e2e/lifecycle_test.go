@@ -23,7 +23,11 @@ func pidsOf(t *testing.T, comm string) []int {
 			if err != nil {
 				t.Fatal(err)
 			}
-			pids = append(pids, pid)
+			// Of the shim's short-lived start and delete, and the daemon that serves, the last is the shim.
+			args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if comm != shimName || strings.HasSuffix(strings.TrimRight(string(args), "\x00"), "serve") {
+				pids = append(pids, pid)
+			}
 		}
 	}
 	return pids
