@@ -61,6 +61,9 @@ func TestJailedProcessOpensNothingAndKeepsFewCapabilities(t *testing.T) {
 	cmd.Env = []string{"HUSK_JAIL_TEST=" + dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
+	if strings.Contains(string(out), "operation not supported") {
+		t.Skip("this test is built with cgo (-race), where Go cannot make a call in all threads; husk-vmm is not")
+	}
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
