@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/console"
@@ -80,7 +81,7 @@ func (s *show) terminal() {
 		return
 	}
 	defer pty.Close()
-	tty, err := os.OpenFile(slave, os.O_RDWR, 0)
+	tty, err := os.OpenFile(slave, os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		s.say(what, err.Error(), false)
 		return

@@ -9,6 +9,7 @@ import (
 	"math/rand"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,7 +78,7 @@ func TestTerminalHasTheRightSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pty.Close()
-	tty, err := os.OpenFile(slave, os.O_RDWR, 0)
+	tty, err := os.OpenFile(slave, os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
