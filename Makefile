@@ -6,7 +6,7 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
 # A Go that is new enough, wherever scripts/setup.sh put it.
-export PATH := $(shell scripts/setup.sh --go 2>/dev/null || echo /usr/local/go/bin):$(PATH)
+export PATH := $(shell scripts/setup.sh --go):$(PATH)
 export CGO_ENABLED := 0
 export GOFLAGS := -tags=no_grpc -buildvcs=false
 
