@@ -104,7 +104,7 @@ func TestTerminalHasTheRightSize(t *testing.T) {
 	_ = tty.Close()
 	status := cmd.ProcessState.ExitCode()
 	got := <-out
-	if status != 3 || !strings.Contains(got, "37 91\r\n") || !strings.Contains(got, "/dev/pts/0") && !strings.Contains(got, "/dev/console") {
+	if status != 3 || !strings.Contains(got, "37 91\r") || !strings.Contains(got, "/dev/pts/0") && !strings.Contains(got, "/dev/console") {
 		t.Errorf("status %d, the terminal shows %q", status, got)
 	}
 }
