@@ -30,7 +30,7 @@ func (a Accel) args() []string {
 	if a == KVM {
 		return []string{"-accel", "kvm", "-cpu", "host"}
 	}
-	return []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+	return []string{"-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm,-xsave"}
 }
 
 // Resolve turns Auto into what this machine can do; KVM asked for where it can't nest is an error.
