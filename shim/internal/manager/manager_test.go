@@ -306,6 +306,30 @@ func TestStartAfterAKilledShimCleansUpFirst(t *testing.T) {
 	}
 }
 
+func TestStartSweepsWhatAKilledStartLeft(t *testing.T) {
+	e := newEngine(t)
+	orphan := e.dir("orphan")
+	if err := os.Mkdir(string(orphan), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	e.kill(t, "dead", e.start(t, "dead"))
+	e.start(t, "alive")
+	e.left(t, "orphan")
+	if _, err := e.dir("dead").Load(); err != nil {
+		t.Errorf("what delete has to answer for was swept: %v", err)
+	}
+	if !e.dir("alive").Served() {
+		t.Error("a living sandbox was swept")
+	}
+	e.start(t, "another")
+	if !e.dir("alive").Served() {
+		t.Error("a living sandbox was swept")
+	}
+	for _, id := range []string{"dead", "alive", "another"} {
+		e.delete(t, id)
+	}
+}
+
 func TestAPodsContainersShareTheShimAndItsVersion(t *testing.T) {
 	e := newEngine(t)
 	e.spec(t, map[string]string{"io.kubernetes.cri.container-type": "sandbox", "io.kubernetes.cri.sandbox-id": "pod"})

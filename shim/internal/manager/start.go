@@ -183,6 +183,9 @@ func (s *Shim) claim(dir rundir.Dir) (*os.File, error) {
 func (s *Shim) tryClaim(dir rundir.Dir) (lock *os.File, err error) {
 	stale := false
 	err = rundir.Exclusive(s.Root, func() error {
+		if err := rundir.Sweep(s.Root); err != nil {
+			return err
+		}
 		err := os.Mkdir(string(dir), 0o700)
 		stale = errors.Is(err, os.ErrExist)
 		if err != nil && !stale {
