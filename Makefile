@@ -24,10 +24,13 @@ ASSETS     := $(BIN)/husk-kernel $(BIN)/husk-initramfs
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The newest containerd; the oldest supported one is the distribution's package.
 CONTAINERD  := github.com/containerd/containerd/v2
+# Packages whose unit tests find more to do where KVM is.
+UNIT_KVM    := $(patsubst %,$(TESTBIN)/unit/%.test,kvm vcpu arch boot)
 FUZZTIME    ?= 30s
 RUN         ?= .
 CGROUP      ?= v2
-CONTAINERDS ?= 2 1
+# See scripts/e2e.sh.
+JOBS        ?= kvm-2 kvm-1 qemu-2 unit-kvm
 
 ##@ Everyday
 
@@ -36,7 +39,7 @@ help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: setup build $(TESTBIN)/host $(TESTBIN)/demo $(TESTBIN)/containerd $(TESTBIN)/image.tar ## Set up, build, and watch containers run in microVMs
+demo: setup build $(TESTBIN)/demo $(TESTBIN)/containerd $(TESTBIN)/image.tar ## Set up, build, and watch containers run in microVMs
 	@$(TESTBIN)/demo
 
 .PHONY: test
@@ -93,8 +96,8 @@ fuzz: ## Fuzz each target for FUZZTIME (default 30s)
 	done
 
 .PHONY: e2e
-e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/containerd $(TESTBIN)/image.tar ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, CONTAINERDS="2 1"
-	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' $(CONTAINERDS)
+e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, JOBS="kvm-2 kvm-1 qemu-2 unit-kvm"
+	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' $(JOBS)
 
 .PHONY: bench
 bench: setup build $(TESTBIN)/host $(TESTBIN)/bench $(TESTBIN)/reboot-initramfs $(TESTBIN)/containerd $(TESTBIN)/image.tar ## Benchmarks against runc and QEMU, as ratios of one interleaved run
@@ -134,6 +137,8 @@ $(TESTBIN)/host $(TESTBIN)/demo $(TESTBIN)/bench: FORCE
 	@$(GO_BUILD) -o $@ ./test/$(@F)
 $(TESTBIN)/e2e.test: FORCE
 	@go test -c -o $@ ./test/e2e
+$(TESTBIN)/unit/%.test: FORCE
+	@go test -c -o $@ ./vmm/$*
 $(TESTBIN)/image.tar: FORCE
 	@go run ./test/image -o $@
 $(TESTBIN)/containerd: go.mod

@@ -1,37 +1,58 @@
 #!/bin/sh
-# Runs the end-to-end tests in the KVM test host, once for each containerd, two at a time: each test host has one
-# processor.
+# Runs end-to-end tests, as many jobs at a time as there are processors, and prints each job's output when all have
+# ended.
 #
-#   scripts/e2e.sh RUN CGROUP CONTAINERD…     CONTAINERD is 2 (built from its module) or 1 (the distribution's)
+#   scripts/e2e.sh RUN CGROUP JOB…
+#
+#   kvm-2, kvm-1     all end-to-end tests on KVM, in the KVM test host with CGROUP's layout
+#   qemu-2, qemu-1   the same on QEMU, right here
+#   unit-kvm         the unit tests that need KVM, in the test host
+#
+# The number is containerd's: 2 is built from its module, 1 is the distribution's.
 set -eu
 cd "$(dirname "$0")/.."
-run=$1 cgroup=$2
-shift 2
 bin=$PWD/bin
-logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
 
-# one runs the tests with one containerd; the long row of containers is the newest one's.
-one() {
-	"$bin/test/host" -cpus 1 -timeout 40m -cgroup "$cgroup" -- \
-		"$bin/test/e2e.test" -test.v -test.timeout 38m -test.run "$run" -in-a-row "$2" \
-		-bin "$bin" -image "$bin/test/image.tar" -containerd "$1"
+# host runs a command in a test host with one processor.
+host() { "$bin/test/host" -cpus 1 -timeout 40m -cgroup "$cgroup" -- "$@"; }
+
+# tests prints the command of the end-to-end tests: BACKEND CONTAINERD. The long row of containers is run once.
+tests() {
+	case $2 in
+	1) dir='' row=10 ;;
+	2) dir=$bin/test/containerd row=50 ;;
+	esac
+	[ "$1" = kvm ] || row=10
+	echo "$bin/test/e2e.test" -test.v -test.timeout 38m "-test.run=$run" -in-a-row "$row" -backend "$1" \
+		-bin "$bin" -image "$bin/test/image.tar" "-containerd=$dir"
 }
 
-for c in "$@"; do
-	case $c in
-	1) dir= row=10 version=$(containerd --version | awk '{print $3}') ;;
-	2) dir=$bin/test/containerd row=50 version=$("$dir/containerd" --version | awk '{print $3}') ;;
-	*) echo "e2e: containerd is 1 or 2, not $c" >&2; exit 2 ;;
+job() {
+	echo "== end to end: $1, cgroup $cgroup"
+	case $1 in
+	kvm-[12]) host $(tests kvm "${1#kvm-}") ;;
+	qemu-[12]) $(tests qemu "${1#qemu-}") ;;
+	unit-kvm)
+		host env "HUSK_TEST_KERNEL=$bin/husk-kernel" "HUSK_TEST_BZIMAGE=$bin/husk-kernel.bzImage" \
+			sh -ec 'for p in kvm vcpu arch boot; do (cd "vmm/$p" && "$0/$p.test" -test.timeout 10m); done' "$bin/test/unit" ;;
+	*) echo "e2e: no job $1" >&2; return 2 ;;
 	esac
-	echo "== end to end: containerd $version, cgroup $cgroup" | tee "$logs/$c"
-	(if one "$dir" "$row" >>"$logs/$c" 2>&1; then echo 0; else echo $?; fi >"$logs/$c.status") &
-done
-wait
+}
+
+if [ "$1" = --job ]; then
+	run=$2 cgroup=$3 logs=$4
+	if job "$5" >"$logs/$5" 2>&1; then echo 0; else echo $?; fi >"$logs/$5.status"
+	exit
+fi
+run=$1 cgroup=$2
+shift 2
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+printf '%s\n' "$@" | xargs -P "$(nproc)" -I '{}' "$0" --job "$run" "$cgroup" "$logs" '{}'
 failed=0
-for c in "$@"; do
-	cat "$logs/$c"
-	status=$(cat "$logs/$c.status")
-	[ "$status" = 0 ] || { echo "e2e: containerd $c: exit status $status" >&2; failed=1; }
+for j in "$@"; do
+	cat "$logs/$j"
+	status=$(cat "$logs/$j.status")
+	[ "$status" = 0 ] || { echo "e2e: $j: exit status $status" >&2; failed=1; }
 done
 exit $failed

@@ -26,7 +26,7 @@ installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx
 packages() {
 	# Kernel: a compiler and its friends. Tests: the host's kernel, its QEMU, containerd 1.6, runc, busybox.
 	p="ca-certificates curl make gcc libc6-dev binutils flex bison bc libelf-dev libssl-dev xz-utils kmod git
-		busybox-static qemu-system-x86 containerd runc systemd dbus iproute2 protobuf-compiler"
+		busybox-static e2fsprogs qemu-system-x86 containerd runc systemd dbus iproute2 protobuf-compiler"
 	case $(. /etc/os-release; echo "$ID") in
 	debian) p="$p linux-image-amd64" ;;
 	*) p="$p linux-image-generic" ;;

@@ -2,66 +2,72 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/huskvm/husk/test/rig"
 )
 
 // guestMemory is what the rig's configuration gives a VM, in kB.
 const guestMemory = 256 << 10
 
-// memory measures what husk itself occupies while a container sleeps: the shim, and the VMM without its guest.
+// sandboxes is how many containers sleep at the same time: PSS divides what they share, above all the binaries' text.
+const sandboxes = 4
+
+// memory measures what husk itself occupies for each sleeping container: the shim, and the VMM without its guest.
 func (b *bench) memory() error {
-	const id = "bench-memory"
-	done := make(chan error, 1)
-	go func() {
-		_, err := b.rig.Run(b.ctx, id, nil, "sh", "-c", "echo up; sleep 1000")
-		done <- err
+	var ids []string
+	defer func() {
+		for _, id := range ids {
+			_ = b.rig.Ctr(b.ctx, "task", "rm", "-f", id).Run()
+			_ = b.rig.Ctr(b.ctx, "container", "rm", id).Run()
+		}
 	}()
-	var shim, vmm int
-	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		shim, vmm = find("containerd-shim"), find("husk-vmm")
-		out, err := b.rig.Ctr(b.ctx, "task", "ls").Output()
-		if err == nil && shim != 0 && vmm != 0 && strings.Contains(string(out), "RUNNING") {
-			break
-		}
-		if time.Now().After(end) {
-			return errors.New("the container does not come up")
+	for i := range sandboxes {
+		ids = append(ids, fmt.Sprintf("bench-memory-%d", i))
+		out, err := b.rig.Ctr(b.ctx, "run", "-d", "--runtime", rig.Runtime, rig.Image, ids[i], "sleep", "1000").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("run %s: %w: %s", ids[i], err, out)
 		}
 	}
-	time.Sleep(2 * time.Second) // for what is only needed at the start to be given back
-	shimPSS, _, err := pss(shim)
-	if err != nil {
-		return err
+	time.Sleep(4 * time.Second) // for what is only needed at the start to be given back
+	var shim, vmm, guest int
+	for _, pid := range find("containerd-shim") {
+		total, _, err := pss(pid)
+		if err != nil {
+			return err
+		}
+		shim += total
 	}
-	vmmPSS, guest, err := pss(vmm)
-	if err != nil {
-		return err
+	for _, pid := range find("husk-vmm") {
+		total, memory, err := pss(pid)
+		if err != nil {
+			return err
+		}
+		vmm, guest = vmm+total-memory, guest+memory
 	}
-	fmt.Printf("%-32s shim %.1f MiB + VMM %.1f MiB = %.1f MiB (PSS), beside the guest's %.1f MiB\n", "resident memory",
-		mib(shimPSS), mib(vmmPSS-guest), mib(shimPSS+vmmPSS-guest), mib(guest))
-	if err := b.rig.Ctr(b.ctx, "task", "kill", "-s", "SIGKILL", id).Run(); err != nil {
-		return err
-	}
-	return <-done
+	fmt.Printf("%-32s shim %.1f MiB + VMM %.1f MiB = %.1f MiB (PSS, each of %d), beside the guest's %.1f MiB\n", "resident memory",
+		mib(shim), mib(vmm), mib(shim+vmm), sandboxes, mib(guest))
+	return nil
 }
 
-func mib(kb int) float64 { return float64(kb) / 1024 }
+// mib is one sandbox's part.
+func mib(kb int) float64 { return float64(kb) / 1024 / sandboxes }
 
-// find returns the pid of a process whose name begins with prefix; 0 when there is none.
-func find(prefix string) int {
+// find returns the processes whose name begins with prefix.
+func find(prefix string) (pids []int) {
 	files, _ := filepath.Glob("/proc/[0-9]*/comm")
 	for _, f := range files {
 		if comm, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(comm), prefix) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-			return pid
+			pids = append(pids, pid)
 		}
 	}
-	return 0
+	return pids
 }
 
 // pss sums the proportional set size of a process in kB, and apart from it that of the guest's memory: the one

@@ -1,13 +1,10 @@
 // Command demo shows husk at work, each line a real `ctr run --runtime io.containerd.husk.v2`, and exits with 0 only
-// if all of it held. `make demo` builds what it needs and starts it.
-//
-// On a machine with KVM it runs right there; elsewhere it starts itself again in the KVM test host.
+// if all of it held. `make demo` builds what it needs and starts it. It needs root: without, it asks sudo.
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,9 +17,7 @@ import (
 )
 
 func main() {
-	inside := flag.Bool("inside", false, "run here, whatever /dev/kvm says (set in the test host)")
-	flag.Parse()
-	status, err := run(*inside)
+	status, err := run()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
@@ -30,20 +25,17 @@ func main() {
 	os.Exit(status)
 }
 
-func run(inside bool) (int, error) {
+func run() (int, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return 1, err
 	}
 	tools := filepath.Dir(self)
-	if !inside {
-		if err := kvm.Probe("/dev/kvm"); err != nil {
-			fmt.Printf("This machine has no KVM to use (%v).\nStarting the KVM test host: a virtual machine that has, in software. Everything is slower there, and real.\n\n", err)
-			return again(exec.Command(filepath.Join(tools, "host"), "-timeout", "15m", "--", self, "-inside"))
-		}
-		if os.Getuid() != 0 {
-			return again(exec.Command("sudo", self, "-inside"))
-		}
+	if os.Getuid() != 0 {
+		return again(exec.Command("sudo", self))
+	}
+	if err := kvm.Probe("/dev/kvm"); err != nil {
+		fmt.Printf("This machine has no KVM to use (%v).\nSo QEMU runs the virtual machines, in software: slower, and just as real.\n\n", err)
 	}
 	dir, err := os.MkdirTemp("", "husk-demo")
 	if err != nil {
@@ -78,7 +70,7 @@ func run(inside bool) (int, error) {
 	return 0, nil
 }
 
-// again runs the demo elsewhere and takes its status over.
+// again runs the demo as root and takes its status over.
 func again(cmd *exec.Cmd) (int, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	err := cmd.Run()

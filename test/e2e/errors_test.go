@@ -69,6 +69,7 @@ func TestBadConfigurationIsACreateError(t *testing.T) {
 }
 
 func TestHostWithoutKVMIsACreateError(t *testing.T) {
+	onlyOn(t, "kvm")
 	if err := os.Rename("/dev/kvm", "/dev/kvm.away"); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +102,7 @@ func TestImageOfAnotherArchitectureIsACreateError(t *testing.T) {
 
 func TestMissingExecutableCanBeMadeAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "husk.toml")
-	if err := os.WriteFile(path, []byte(defaultConfig+"missing_executable = \"error\"\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(configuration("missing_executable = \"error\"\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, rig.RunArgs(newID(t), []string{"--runtime-config-path", path}, "nosuch"),

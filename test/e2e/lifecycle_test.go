@@ -36,10 +36,19 @@ func pidsOf(t *testing.T, comm string) []int {
 const (
 	shimName = "containerd-shim"
 	vmmName  = "husk-vmm"
+	qemuName = "husk-qemu"
 )
 
+// victims are the processes of a sandbox on the host.
+func victims() []string {
+	if *backend == "qemu" {
+		return []string{shimName, vmmName, qemuName}
+	}
+	return []string{shimName, vmmName}
+}
+
 func TestKilledWhileRunningIs137AndLeavesNothing(t *testing.T) {
-	for _, victim := range []string{shimName, vmmName} {
+	for _, victim := range victims() {
 		t.Run(victim, func(t *testing.T) {
 			before := census(t)
 			events := watchEvents(t)
@@ -66,7 +75,7 @@ func TestKilledWhileRunningIs137AndLeavesNothing(t *testing.T) {
 }
 
 func TestKilledDuringCreateLeavesNothing(t *testing.T) {
-	for _, victim := range []string{shimName, vmmName} {
+	for _, victim := range victims() {
 		t.Run(victim, func(t *testing.T) {
 			before := census(t)
 			b := launch(t, nil, "sleep", "1000")

@@ -1,5 +1,5 @@
-// Package e2e drives husk as its users do: through containerd, with real microVMs. Everything here needs KVM and
-// root, which the KVM test host has; `make e2e` runs it there, with the oldest and the newest containerd.
+// Package e2e drives husk as its users do: through containerd, with real microVMs. Everything here needs root.
+// `make e2e` runs it on KVM, in the KVM test host, with the oldest and the newest containerd, and on QEMU right here.
 package e2e
 
 import (
@@ -20,6 +20,7 @@ var (
 	containerd = flag.String("containerd", "", "directory of containerd and ctr; empty is the distribution's")
 	bin        = flag.String("bin", "", "directory of husk's programs and assets")
 	image      = flag.String("image", "", "the test image's tar")
+	backend    = flag.String("backend", "auto", "what runs the guests: kvm, qemu or auto")
 	inARow     = flag.Int("in-a-row", 50, "how many containers one after the other must leave nothing behind")
 
 	shared *rig.Rig
@@ -42,7 +43,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	shared, err = rig.Start(context.Background(), rig.Config{
-		Containerd: *containerd, Bin: *bin, ImageTar: *image, Dir: dir, HuskConfig: defaultConfig,
+		Containerd: *containerd, Bin: *bin, ImageTar: *image, Dir: dir, HuskConfig: configuration(""),
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
@@ -60,8 +61,10 @@ func run(m *testing.M) int {
 	return code
 }
 
-// defaultConfig is what every test starts with: a VM as small as a test needs.
-const defaultConfig = "default_memory = \"256MiB\"\n"
+// configuration is what every test starts with, and extra: a VM as small as a test needs.
+func configuration(extra string) string {
+	return fmt.Sprintf("vmm = %q\ndefault_memory = \"256MiB\"\n%s", *backend, extra)
+}
 
 var serial atomic.Int32
 

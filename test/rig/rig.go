@@ -1,5 +1,5 @@
 // Package rig is a private containerd with husk on its PATH and the test image in its store: what the
-// end-to-end tests, the demo and the benchmarks drive. It runs as root, in the KVM test host or on a machine with KVM.
+// end-to-end tests, the demo and the benchmarks drive. It runs as root.
 package rig
 
 import (
@@ -46,6 +46,9 @@ func Start(ctx context.Context, cfg Config) (*Rig, error) {
 		return nil, err
 	}
 	if err := os.WriteFile(r.path("husk.toml"), []byte(cfg.HuskConfig), 0o600); err != nil {
+		return nil, err
+	}
+	if err := makeScratch(r.path(scratch)); err != nil {
 		return nil, err
 	}
 	if err := r.Launch(ctx); err != nil {
@@ -200,5 +203,27 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
   address = %q
 [ttrpc]
   address = %q
-`, r.path("root"), r.path("state"), r.Address(), r.Address()+".ttrpc")
+[plugins."io.containerd.snapshotter.v1.blockfile"] # of 1.7 and newer
+  scratch_file = %q
+  root_path = %q
+  fs_type = "ext4"
+`, r.path("root"), r.path("state"), r.Address(), r.Address()+".ttrpc", r.path(scratch), r.path("blockfile"))
+}
+
+// scratch is the file system that the blockfile snapshotter copies for the first layer of an image.
+const scratch = "scratch.ext4"
+
+func makeScratch(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(f.Truncate(64<<20), f.Close())
+	if err != nil {
+		return err
+	}
+	if out, err := exec.Command("mkfs.ext4", "-q", "-F", path).CombinedOutput(); err != nil {
+		return fmt.Errorf("make a file system for the blockfile snapshotter: %w: %s", err, out)
+	}
+	return nil
 }

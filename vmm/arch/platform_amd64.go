@@ -7,6 +7,9 @@ import (
 	"github.com/huskvm/husk/vmm/kvm"
 )
 
+// Supported says that there is a built-in machine.
+const Supported = true
+
 // Required is what the host's KVM must be able to do.
 var Required = []kvm.Capability{
 	kvm.CapIRQChip, kvm.CapUserMemory, kvm.CapSetTSSAddr, kvm.CapSetIdentityMapAddr, kvm.CapExtCPUID,

@@ -13,6 +13,9 @@ import (
 // ErrUnsupported is what everything answers on an architecture without a built-in machine.
 var ErrUnsupported = errors.New("husk has no built-in VMM for " + runtime.GOARCH + ": use the qemu backend (vmm = \"qemu\")")
 
+// Supported says that there is a built-in machine.
+const Supported = false
+
 // Required is empty: NewPlatform says what is missing.
 var Required []kvm.Capability
 

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
+	"github.com/huskvm/husk/vmm/backend"
 	"github.com/huskvm/husk/vmm/jail"
 	"github.com/huskvm/husk/vmm/machine"
 	"github.com/huskvm/husk/vmm/marks"
@@ -85,18 +86,26 @@ func (s *Server) Boot(_ context.Context, r *vmmv1.BootRequest) (*vmmv1.BootRespo
 	if workdir != nil {
 		defer workdir.Close()
 	}
+	choice, err := machine.Choose(&cfg, backend.Wish{Kind: backend.Kind(r.GetBackend().GetKind()), QEMU: r.GetBackend().GetQemu()})
+	if err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
 	m, err := machine.New(cfg)
 	if err != nil {
 		return nil, status.Error(codes.Unknown, err.Error())
 	}
-	if err := jail.Enter(workdir); err != nil {
+	err = jail.Enter(workdir)
+	s.marks.Add("jailed")
+	if err == nil {
+		err = m.Start()
+	}
+	if err != nil {
 		return nil, status.Error(codes.Unknown, errors.Join(err, m.Close()).Error())
 	}
-	s.marks.Add("jailed")
-	m.Start()
 	s.machine = m
 	close(s.booted)
-	return &vmmv1.BootResponse{}, nil
+	s.log.Info("guest started", "backend", choice.Kind, "reason", choice.Reason)
+	return &vmmv1.BootResponse{Backend: string(choice.Kind), Reason: choice.Reason}, nil
 }
 
 // config takes the request's descriptors. The directory is where the guest's vsock connections go to.
@@ -107,7 +116,7 @@ func (s *Server) config(r *vmmv1.BootRequest) (cfg machine.Config, workdir *os.F
 		return f
 	}
 	cfg = machine.Config{
-		KVM: take(r.GetKvm()), Kernel: take(r.GetKernel()), Initramfs: take(r.GetInitramfs()),
+		Kernel: take(r.GetKernel()), Initramfs: take(r.GetInitramfs()),
 		VCPUs: int(r.GetVcpus()), Memory: r.GetMemoryBytes(), Cmdline: r.GetCmdline(),
 		Log: s.log, Marks: s.marks,
 	}
@@ -145,13 +154,15 @@ func (s *Server) Wait(ctx context.Context, _ *vmmv1.WaitRequest) (*vmmv1.WaitRes
 	return &vmmv1.WaitResponse{Reason: reason(end.Reason), Detail: end.String(), ConsoleTail: m.ConsoleTail()}, nil
 }
 
-// reason sorts the ways a guest can end. A reset is by triple fault (reboot=t), so that counts as one.
+// reason sorts the ways a guest can end. A triple fault counts as a restart: where there is no other, it is one.
 func reason(r vcpu.Reason) vmmv1.WaitResponse_Reason {
 	switch r {
 	case vcpu.PowerOff, vcpu.Reset, vcpu.TripleFault:
 		return vmmv1.WaitResponse_REASON_SHUTDOWN
 	case vcpu.Crashed:
 		return vmmv1.WaitResponse_REASON_CRASH
+	case vcpu.Killed:
+		return vmmv1.WaitResponse_REASON_KILLED
 	default:
 		return vmmv1.WaitResponse_REASON_VMM
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/huskvm/husk/vmm/marks"
+	"github.com/huskvm/husk/vmm/qemu"
 	"github.com/huskvm/husk/vmm/virtio/vsock"
 )
 
@@ -19,7 +20,8 @@ const minMemory = 32 << 20
 
 // Config describes a machine. Files belong to the machine from New on, even if New fails.
 type Config struct {
-	KVM       *os.File // an open /dev/kvm
+	KVM       *os.File // an open /dev/kvm: the guest runs on it in this process
+	QEMU      *QEMU    // instead of KVM
 	VCPUs     int
 	Memory    uint64 // bytes, a multiple of 2 MiB
 	Kernel    *os.File
@@ -35,6 +37,12 @@ type Config struct {
 	Serial io.Writer
 	Log    *slog.Logger
 	Marks  *marks.List
+}
+
+// QEMU runs the guest where the built-in VMM cannot.
+type QEMU struct {
+	Binary      qemu.Binary
+	Accelerated bool // by KVM, on an architecture without a built-in VMM; else in software
 }
 
 // Vsock is the guest's vsock device.
@@ -59,8 +67,10 @@ type Disk struct {
 
 func (c *Config) check() error {
 	switch {
-	case c.KVM == nil:
-		return errors.New("no KVM was given")
+	case (c.KVM == nil) == (c.QEMU == nil):
+		return errors.New("a machine runs on KVM or on QEMU")
+	case c.QEMU != nil && c.Serial != nil:
+		return errors.New("a serial console is for the built-in VMM")
 	case c.Kernel == nil:
 		return errors.New("no kernel was given")
 	case c.VCPUs < 1:
@@ -76,16 +86,27 @@ func (c *Config) check() error {
 }
 
 func (c *Config) close() {
-	files := []*os.File{c.KVM, c.Kernel, c.Initramfs}
-	for _, s := range c.Shares {
-		files = append(files, s.File)
+	if c.KVM != nil {
+		_ = c.KVM.Close()
 	}
-	for _, d := range c.Disks {
-		files = append(files, d.File)
-	}
-	for _, f := range files {
+	c.closeImages()
+	c.closeDevices()
+}
+
+// closeImages closes the files of which the guest has its copy.
+func (c *Config) closeImages() {
+	for _, f := range []*os.File{c.Kernel, c.Initramfs} {
 		if f != nil {
 			_ = f.Close()
 		}
+	}
+}
+
+func (c *Config) closeDevices() {
+	for _, s := range c.Shares {
+		_ = s.File.Close()
+	}
+	for _, d := range c.Disks {
+		_ = d.File.Close()
 	}
 }

@@ -1,22 +1,16 @@
 package machine
 
 import (
-	"fmt"
-
-	"github.com/huskvm/husk/vmm/arch"
-	"github.com/huskvm/husk/vmm/eventfd"
-	"github.com/huskvm/husk/vmm/kvm"
 	"github.com/huskvm/husk/vmm/virtio"
 	"github.com/huskvm/husk/vmm/virtio/balloon"
 	"github.com/huskvm/husk/vmm/virtio/blk"
 	"github.com/huskvm/husk/vmm/virtio/console"
 	"github.com/huskvm/husk/vmm/virtio/fs"
-	"github.com/huskvm/husk/vmm/virtio/mmio"
 	"github.com/huskvm/husk/vmm/virtio/rng"
 	"github.com/huskvm/husk/vmm/virtio/vsock"
 )
 
-// createDevices makes all devices, in the order in which the guest finds them.
+// createDevices makes the devices that the hypervisor does not bring, in the order in which the guest finds them.
 func (m *Machine) createDevices(cfg *Config) error {
 	// What is given to a device is closed with it; what is left at an error is closed here.
 	shares, disks := cfg.Shares, cfg.Disks
@@ -29,14 +23,16 @@ func (m *Machine) createDevices(cfg *Config) error {
 		}
 	}()
 
-	c := console.New(console.Config{Ring: m.console, Output: cfg.Console, Input: cfg.Input})
-	m.closers = append(m.closers, c.Close)
-	if err := m.attach(c); err != nil {
-		return err
+	if !m.hypervisor.has(virtio.Console) {
+		c := console.New(console.Config{Ring: m.console, Output: cfg.Console, Input: cfg.Input})
+		m.closers = append(m.closers, c.Close)
+		if err := m.hypervisor.attach(c); err != nil {
+			return err
+		}
 	}
 	if cfg.Vsock != nil {
 		m.vsock = vsock.New(vsock.Config{GuestCID: cfg.Vsock.GuestCID, Host: cfg.Vsock.Host})
-		if err := m.attach(m.vsock); err != nil {
+		if err := m.hypervisor.attach(m.vsock); err != nil {
 			return err
 		}
 	}
@@ -52,11 +48,14 @@ func (m *Machine) createDevices(cfg *Config) error {
 			return err
 		}
 	}
-	if err := m.attach(m.shares); err != nil {
+	if err := m.hypervisor.attach(m.shares); err != nil {
 		return err
 	}
 	for _, d := range []virtio.Device{rng.New(), balloon.New()} {
-		if err := m.attach(d); err != nil {
+		if m.hypervisor.has(d.ID()) {
+			continue
+		}
+		if err := m.hypervisor.attach(d); err != nil {
 			return err
 		}
 	}
@@ -68,41 +67,9 @@ func (m *Machine) createDevices(cfg *Config) error {
 			return err
 		}
 		m.closers = append(m.closers, device.Close)
-		if err := m.attach(device); err != nil {
+		if err := m.hypervisor.attach(device); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// attach puts a device on the bus, and its interrupt and doorbells into KVM.
-func (m *Machine) attach(d virtio.Device) error {
-	slot, err := arch.MMIOSlot(len(m.slots))
-	if err != nil {
-		return err
-	}
-	irq, err := eventfd.New()
-	if err != nil {
-		return err
-	}
-	m.closers = append(m.closers, irq.Close)
-	t, err := mmio.New(mmio.Config{Device: d, Memory: m.memory, Interrupt: irq, Log: m.log})
-	if err != nil {
-		return err
-	}
-	m.closers = append(m.closers, t.Close)
-	if err := m.vm.BindIRQ(irq.FD(), slot.IRQ); err != nil {
-		return err
-	}
-	for i, kick := range t.Kicks() {
-		queue := uint64(i)
-		if err := m.vm.BindDoorbell(kick.FD(), kvm.Doorbell{Addr: slot.Base + mmio.NotifyOffset, Size: 4, Match: &queue}); err != nil {
-			return err
-		}
-	}
-	if err := m.mmio.Insert(slot.Base, mmio.WindowSize, t); err != nil {
-		return fmt.Errorf("device %d: %w", d.ID(), err)
-	}
-	m.slots = append(m.slots, slot)
 	return nil
 }

@@ -19,12 +19,14 @@ const (
 	Crashed
 	// EntryFailed: the host's processor refused the guest's state.
 	EntryFailed
-	// InternalError: KVM could not go on, for instance with an instruction it can't emulate.
+	// InternalError: KVM or QEMU could not go on, for instance with an instruction it can't emulate.
 	InternalError
 	// UnknownExit: KVM asked for something that husk does not serve.
 	UnknownExit
-	// RunFailed: KVM_RUN itself failed.
+	// RunFailed: KVM_RUN itself failed, or the QEMU that ran the guest.
 	RunFailed
+	// Killed: the QEMU that ran the guest was killed.
+	Killed
 )
 
 var reasonNames = [...]string{
@@ -34,9 +36,10 @@ var reasonNames = [...]string{
 	TripleFault:   "triple fault",
 	Crashed:       "crash reported by the guest",
 	EntryFailed:   "entry failed",
-	InternalError: "KVM internal error",
+	InternalError: "internal error",
 	UnknownExit:   "unexpected exit",
-	RunFailed:     "KVM_RUN failed",
+	RunFailed:     "running it failed",
+	Killed:        "killed",
 }
 
 // String is the reason in a few words.

@@ -3,17 +3,51 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/shim/internal/config"
-	"github.com/huskvm/husk/shim/internal/hostcgroup"
 	"github.com/huskvm/husk/shim/internal/sandbox"
+	"github.com/huskvm/husk/vmm/arch"
+	"github.com/huskvm/husk/vmm/backend"
+	"github.com/huskvm/husk/vmm/kvm"
+	"github.com/huskvm/husk/vmm/qemu"
 )
 
-// check reports on everything that a start needs, and fails if one thing is missing.
+// report is a table of findings, and whether a container could run after all of them.
+type report struct {
+	out    io.Writer
+	failed bool
+}
+
+// ok, note and problem add a line. A note is no hindrance.
+func (r *report) ok(what, detail string)   { r.line("ok", what, detail) }
+func (r *report) note(what, detail string) { r.line("note", what, detail) }
+func (r *report) problem(what string, err error) {
+	r.failed = true
+	r.line("problem", what, err.Error())
+}
+
+func (r *report) line(state, what, detail string) {
+	fmt.Fprintf(r.out, "%-7s  %-13s  %s\n", state, what, detail)
+}
+
+// try adds a line for what must work.
+func (r *report) try(what string, err error, detail string) {
+	if err != nil {
+		r.problem(what, err)
+		return
+	}
+	r.ok(what, detail)
+}
+
+var errUnfit = errors.New("no container can run in a VM on this host as it is")
+
+// check reports on everything that a start needs, and fails if no container could run.
 func check(h host, args []string) error {
 	source := config.Source{Getenv: os.Getenv}
 	if len(args) > 0 {
@@ -24,40 +58,50 @@ func check(h host, args []string) error {
 		return fmt.Errorf("find husk's own binary: %w", err)
 	}
 	source.Executable = self
-	failed := false
-	report := func(what string, err error, detail string) {
-		mark := "ok     "
-		if err != nil {
-			mark, detail, failed = "MISSING", err.Error(), true
-		}
-		fmt.Fprintf(h.out, "%s  %-13s  %s\n", mark, what, detail)
-	}
+	r := &report{out: h.out}
 	c, err := config.Load(source)
 	if err != nil {
-		report("configuration", err, "")
-		return errors.New("this host cannot run VMs as it is")
+		r.problem("configuration", err)
+		return errUnfit
 	}
 	detail := "none found: all defaults"
 	if c.Path != "" {
 		detail = c.Path
 	}
-	report("configuration", nil, detail)
-	shim := filepath.Join(filepath.Dir(self), "containerd-shim-husk-v2")
-	_, err = os.Stat(shim)
-	report("shim", err, shim)
-	report("vmm", executable(c.VMM), c.VMM)
+	r.ok("configuration", detail)
+	r.try("vmm", executable(c.VMM), c.VMM)
 	for name, err := range sandbox.CheckAssets(c) {
-		report(name, err, map[string]string{"kernel": c.Kernel, "initramfs": c.Initramfs, "kvm": "/dev/kvm"}[name])
+		r.try(name, err, map[string]string{"kernel": c.Kernel, "initramfs": c.Initramfs}[name])
 	}
-	layout := "v1 or hybrid"
-	if hostcgroup.Unified() {
-		layout = "v2"
-	}
-	report("cgroups", nil, layout)
-	if failed {
-		return errors.New("this host cannot run VMs as it is")
+	checkBackend(r, c)
+	checkCgroups(r)
+	checkEngine(r, filepath.Join(filepath.Dir(self), "containerd-shim-husk-v2"))
+	if r.failed {
+		return errUnfit
 	}
 	return nil
+}
+
+// checkBackend shows what could run guests, and what will.
+func checkBackend(r *report, c *config.Config) {
+	var err error
+	if arch.Supported {
+		err = kvm.Probe("/dev/kvm", arch.Required...)
+	} else {
+		err = arch.ErrUnsupported
+	}
+	if err == nil {
+		r.ok("kvm", "/dev/kvm opens, has what husk needs, and hardware behind it")
+	} else {
+		r.note("kvm", err.Error())
+	}
+	if q, err := qemu.Find(runtime.GOARCH, c.QEMU); err == nil {
+		r.ok("qemu", fmt.Sprintf("%s, version %s", q.Path, q.Version))
+	} else {
+		r.note("qemu", err.Error())
+	}
+	choice, err := backend.Choose(backend.Wish{Kind: backend.Kind(c.Backend), QEMU: c.QEMU})
+	r.try("backend", err, fmt.Sprintf("%s: %s", choice.Kind, choice.Reason))
 }
 
 func executable(path string) error {

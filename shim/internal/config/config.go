@@ -35,8 +35,18 @@ const (
 	MissingExecutableFails = "error" // an error of Create or Start, as with runc
 )
 
+// What may run guests.
+const (
+	BackendAuto = "auto" // KVM where it is usable, else QEMU
+	BackendKVM  = "kvm"
+	BackendQEMU = "qemu"
+)
+
 // Config is the configuration file with its defaults filled in.
 type Config struct {
+	Backend string `toml:"vmm"`  // what runs guests: "auto", "kvm" or "qemu"
+	QEMU    string `toml:"qemu"` // path of QEMU's binary; empty looks for it
+
 	VMM       string `toml:"vmm_path"`  // path of husk-vmm
 	Kernel    string `toml:"kernel"`    // path of the guest's kernel
 	Initramfs string `toml:"initramfs"` // path of the guest's initramfs
@@ -79,6 +89,7 @@ type Source struct {
 // Load reads the configuration and finds the assets. It opens none of them.
 func Load(source Source) (*Config, error) {
 	config := &Config{
+		Backend:            BackendAuto,
 		DefaultVCPUs:       1,
 		DefaultMemory:      512 << 20,
 		GuestReserve:       96 << 20,
@@ -170,7 +181,7 @@ func (c *Config) decode(name string, data []byte) error {
 }
 
 var keys = []string{
-	"vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "missing_executable",
+	"vmm", "qemu", "vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "missing_executable",
 	"boot_timeout", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
 }
 
@@ -184,12 +195,19 @@ func (c *Config) check() error {
 	if c.BootTimeout <= 0 {
 		return fmt.Errorf("boot_timeout is %s: it must be above zero", c.BootTimeout)
 	}
-	choices := []string{MissingExecutableExits, MissingExecutableFails}
-	if !slices.Contains(choices, c.MissingExecutable) {
-		return fmt.Errorf("missing_executable is %q: it is one of %q", c.MissingExecutable, choices)
+	for _, choice := range []struct {
+		key, value string
+		of         []string
+	}{
+		{"vmm", c.Backend, []string{BackendAuto, BackendKVM, BackendQEMU}},
+		{"missing_executable", c.MissingExecutable, []string{MissingExecutableExits, MissingExecutableFails}},
+	} {
+		if !slices.Contains(choice.of, choice.value) {
+			return fmt.Errorf("%s is %q: it is one of %q", choice.key, choice.value, choice.of)
+		}
 	}
 	for key, path := range map[string]string{
-		"vmm_path": c.VMM, "kernel": c.Kernel, "initramfs": c.Initramfs, "timeline": c.Timeline,
+		"qemu": c.QEMU, "vmm_path": c.VMM, "kernel": c.Kernel, "initramfs": c.Initramfs, "timeline": c.Timeline,
 	} {
 		if path != "" && !filepath.IsAbs(path) {
 			return fmt.Errorf("%s is %q: it must be an absolute path", key, path)

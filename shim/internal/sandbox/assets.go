@@ -1,32 +1,27 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"os"
 
 	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
 	"github.com/huskvm/husk/shim/internal/config"
 	"github.com/huskvm/husk/shim/internal/rundir"
-	"github.com/huskvm/husk/vmm/kvm"
 )
 
 // guestCID is the guest's vsock address. The sockets are the sandbox's own, so it need not be unique.
 const guestCID = 3
 
-const kvmDevice = "/dev/kvm"
-
 // assets are the files that every VM needs, opened before anything is started: they may be replaced on disk
 // from then on.
 type assets struct {
-	kvm, kernel, initramfs *os.File
-	sockets                *os.File // the sandbox's directory
-	console                *os.File // nil unless the configuration asks for it
+	kernel, initramfs *os.File
+	sockets           *os.File // the sandbox's directory
+	console           *os.File // nil unless the configuration asks for it
 }
 
-func openAssets(c *config.Config, dir rundir.Dir, kvm string) (a assets, err error) {
+func openAssets(c *config.Config, dir rundir.Dir) (a assets, err error) {
 	defer func() {
 		if err != nil {
 			a.close()
@@ -36,9 +31,6 @@ func openAssets(c *config.Config, dir rundir.Dir, kvm string) (a assets, err err
 		return a, err
 	}
 	if a.initramfs, err = openAsset("initramfs", c.Initramfs); err != nil {
-		return a, err
-	}
-	if a.kvm, err = openKVM(kvm); err != nil {
 		return a, err
 	}
 	if a.sockets, err = os.Open(string(dir)); err != nil {
@@ -53,7 +45,7 @@ func openAssets(c *config.Config, dir rundir.Dir, kvm string) (a assets, err err
 	return a, nil
 }
 
-// CheckAssets tries what a boot needs, by name.
+// CheckAssets tries the files that a boot needs, by name.
 func CheckAssets(c *config.Config) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		try := func(name string, f *os.File, err error) bool {
@@ -67,14 +59,7 @@ func CheckAssets(c *config.Config) iter.Seq2[string, error] {
 			return
 		}
 		initramfs, err := openAsset("initramfs", c.Initramfs)
-		if !try("initramfs", initramfs, err) {
-			return
-		}
-		device, err := openKVM(kvmDevice)
-		if err == nil {
-			err = errors.Join(kvm.CheckHardware(), device.Close())
-		}
-		yield("kvm", err)
+		try("initramfs", initramfs, err)
 	}
 }
 
@@ -91,21 +76,8 @@ func openAsset(name, path string) (*os.File, error) {
 	return f, nil
 }
 
-func openKVM(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	switch {
-	case err == nil:
-		return f, nil
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%w: this host has no KVM: enable virtualization in its firmware, or nested virtualization if it is a VM itself, and load kvm_intel or kvm_amd", err)
-	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("%w: containerd, and with it the shim, may not use KVM: give its user access to the device, and its unit too (DeviceAllow=)", err)
-	}
-	return nil, fmt.Errorf("use KVM: %w: is kvm_intel or kvm_amd loaded, and virtualization enabled?", err)
-}
-
 func (a *assets) files() []*os.File {
-	return []*os.File{a.kvm, a.kernel, a.initramfs, a.sockets, a.console}
+	return []*os.File{a.kernel, a.initramfs, a.sockets, a.console}
 }
 
 func (a *assets) close() {
@@ -118,7 +90,7 @@ func (a *assets) close() {
 
 // donate gives the VMM its copies and begins the request that names them.
 func (a *assets) donate(m machine) (*vmmv1.BootRequest, error) {
-	var tokens [5]uint32
+	var tokens [4]uint32
 	for i, f := range a.files() {
 		if f == nil {
 			continue
@@ -130,8 +102,8 @@ func (a *assets) donate(m machine) (*vmmv1.BootRequest, error) {
 		tokens[i] = token
 	}
 	return &vmmv1.BootRequest{
-		Kvm: tokens[0], Kernel: tokens[1], Initramfs: tokens[2],
-		Vsock:   &vmmv1.Vsock{GuestCid: guestCID, Directory: tokens[3]},
-		Console: &vmmv1.Console{Output: tokens[4]},
+		Kernel: tokens[0], Initramfs: tokens[1],
+		Vsock:   &vmmv1.Vsock{GuestCid: guestCID, Directory: tokens[2]},
+		Console: &vmmv1.Console{Output: tokens[3]},
 	}, nil
 }

@@ -135,7 +135,7 @@ func (s *Sandbox) plan(r Request, spec *specs.Spec) (*plan, error) {
 	if p.cgroup, err = hostcgroup.New(spec.Linux.CgroupsPath, limit); err != nil {
 		return nil, err
 	}
-	p.assets, err = openAssets(c, s.Dir, s.KVM)
+	p.assets, err = openAssets(c, s.Dir)
 	return p, err
 }
 
@@ -151,13 +151,16 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) erro
 	if err != nil {
 		return v.explain(err)
 	}
+	request.Backend = &vmmv1.Backend{Kind: plan.config.Backend, Qemu: plan.config.QEMU}
 	request.Vcpus, request.MemoryBytes, request.Cmdline = plan.size.VCPUs, plan.size.Memory, plan.config.Cmdline()
 	if request.Shares, request.Disks, err = p.donate(v.machine); err != nil {
 		return v.explain(err)
 	}
-	if _, err := v.machine.API().Boot(ctx, request); err != nil {
+	booted, err := v.machine.API().Boot(ctx, request)
+	if err != nil {
 		return v.explain(fmt.Errorf("boot the VM: %w", errgrpc.ToNative(err)))
 	}
+	log.L.WithField("id", s.ID).WithField("backend", booted.Backend).WithField("reason", booted.Reason).Info("the VM is booting")
 	s.marks.Add("vm booted")
 	answer, err := v.connect(ctx)
 	if err != nil {

@@ -280,7 +280,7 @@ func newRig(t *testing.T, extra string) *rig {
 	}
 	r := &rig{sink: &sink{}, prepare: func(*fakeVMM) {}, idle: make(chan struct{}, 8)}
 	r.Sandbox = New(Params{
-		Dir: dir, Namespace: "ns", ID: "c", Sink: r.sink, KVM: asset,
+		Dir: dir, Namespace: "ns", ID: "c", Sink: r.sink,
 		Config:   config.Source{Path: file, Getenv: os.Getenv},
 		IdleTime: time.Hour, Idle: func() { r.idle <- struct{}{} },
 		Launch: func(_ context.Context, c client.Command) (machine, error) {

@@ -51,8 +51,6 @@ type Params struct {
 	Idle     func()
 	// Launch starts the VMM; nil is the real one.
 	Launch Launch
-	// KVM is the device's path; empty is /dev/kvm.
-	KVM string
 }
 
 // settleTime is after a start, when the shim gives its memory back to the host.
@@ -80,9 +78,6 @@ type Sandbox struct {
 func New(p Params) *Sandbox {
 	if p.Launch == nil {
 		p.Launch = launch
-	}
-	if p.KVM == "" {
-		p.KVM = kvmDevice
 	}
 	s := &Sandbox{Params: p, containers: make(map[string]*member)}
 	s.state = rundir.State{Namespace: p.Namespace, ID: p.ID}

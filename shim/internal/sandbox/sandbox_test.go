@@ -82,7 +82,7 @@ func TestTheFirstContainersLifeIsTheVMs(t *testing.T) {
 	if boot.Vcpus != 2 || boot.MemoryBytes != 512<<20 || boot.Cmdline != "quiet debug" || len(boot.Shares) != 1 || len(boot.Disks) != 0 {
 		t.Errorf("boot %v", boot)
 	}
-	if boot.Kvm == 0 || boot.Kernel == 0 || boot.Initramfs == 0 || boot.Vsock.Directory == 0 || boot.Console.Output != 0 {
+	if boot.Backend.Kind != "auto" || boot.Kernel == 0 || boot.Initramfs == 0 || boot.Vsock.Directory == 0 || boot.Console.Output != 0 {
 		t.Errorf("tokens in %v", boot)
 	}
 	if err := r.Start(t.Context(), "c", ""); err != nil {
@@ -175,7 +175,6 @@ func TestAFailureInCreateLeavesNothingAndIsNamed(t *testing.T) {
 			want: []string{"/nonexistent/k", "husk-kernel", "configuration"}},
 		{name: "no VMM", change: func(r *rig, q *Request) { q.ConfigBody = []byte(`vmm_path = "/nonexistent/v"`) },
 			want: []string{"/nonexistent/v", "husk-vmm"}},
-		{name: "no KVM", change: func(r *rig, _ *Request) { r.KVM = "/nonexistent/kvm" }, want: []string{"no KVM", "kvm_intel"}},
 		{name: "bad mount", change: func(_ *rig, q *Request) { q.Rootfs = []*types.Mount{{Type: "nosuchfs", Source: "s"}} },
 			want: []string{"nosuchfs"}},
 		{name: "no bind source", spec: bind, want: []string{"/nonexistent/source"}},
@@ -224,7 +223,6 @@ func TestAFailureInCreateLeavesNothingAndIsNamed(t *testing.T) {
 			}
 			// The sandbox is as it was.
 			r.prepare = func(*fakeVMM) {}
-			r.KVM = filepath.Join(request.Bundle, "config.json")
 			r.create(t)
 		})
 	}

@@ -299,7 +299,7 @@ const (
 func (v *vm) outcome() uint32 {
 	end := v.machine.Status()
 	switch {
-	case v.stopping.Load():
+	case v.stopping.Load(), end.Guest.GetReason() == vmmv1.WaitResponse_REASON_KILLED:
 		return vmKilled
 	case end.Guest != nil:
 		return guestDied

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/vmm/backend"
 	"github.com/huskvm/husk/vmm/machine"
 	"github.com/huskvm/husk/vmm/marks"
 	"github.com/huskvm/husk/vmm/virtio/vsock"
@@ -28,6 +29,8 @@ func run(args []string, list *marks.List, log *slog.Logger) error {
 		kernel    = set.String("kernel", "", "kernel: an ELF or a bzImage (required)")
 		initramfs = set.String("initramfs", "", "initramfs")
 		cmdline   = set.String("cmdline", "", "words to append to the kernel's command line")
+		kind      = set.String("vmm", string(backend.Auto), fmt.Sprintf("what runs the guest: one of %q", backend.Kinds))
+		qemu      = set.String("qemu", "", "path of QEMU's binary; empty looks for it")
 		vcpus     = set.Int("vcpus", 1, "number of vCPUs")
 		memory    = set.Uint64("memory", 256, "memory in MiB")
 		serial    = set.Bool("serial", false, "a serial console from the kernel's first message on, instead of the virtio one")
@@ -57,7 +60,7 @@ func run(args []string, list *marks.List, log *slog.Logger) error {
 		err = errors.Join(err, openErr)
 		return f
 	}
-	cfg.KVM, cfg.Kernel = open("/dev/kvm", os.O_RDWR), open(*kernel, os.O_RDONLY)
+	cfg.Kernel = open(*kernel, os.O_RDONLY)
 	if *initramfs != "" {
 		cfg.Initramfs = open(*initramfs, os.O_RDONLY)
 	}
@@ -77,13 +80,20 @@ func run(args []string, list *marks.List, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	choice, err := machine.Choose(&cfg, backend.Wish{Kind: backend.Kind(*kind), QEMU: *qemu})
+	if err != nil {
+		return err
+	}
+	log.Info("backend", "kind", choice.Kind, "reason", choice.Reason)
 	m, err := machine.New(cfg)
 	if err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	m.Start()
+	if err := m.Start(); err != nil {
+		return errors.Join(err, m.Close())
+	}
 	if *vsockDir != "" {
 		l, err := listen(filepath.Join(*vsockDir, vsock.SocketName))
 		if err != nil {

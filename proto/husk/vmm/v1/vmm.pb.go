@@ -34,6 +34,7 @@ const (
 	WaitResponse_REASON_SHUTDOWN    WaitResponse_Reason = 1 // the guest asked for power off or reset, as it also does after a panic
 	WaitResponse_REASON_CRASH       WaitResponse_Reason = 2 // triple fault, or an exit that no guest of ours makes
 	WaitResponse_REASON_VMM         WaitResponse_Reason = 3 // the VMM itself failed
+	WaitResponse_REASON_KILLED      WaitResponse_Reason = 4 // somebody killed the QEMU that ran the guest
 )
 
 // Enum value maps for WaitResponse_Reason.
@@ -43,12 +44,14 @@ var (
 		1: "REASON_SHUTDOWN",
 		2: "REASON_CRASH",
 		3: "REASON_VMM",
+		4: "REASON_KILLED",
 	}
 	WaitResponse_Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED": 0,
 		"REASON_SHUTDOWN":    1,
 		"REASON_CRASH":       2,
 		"REASON_VMM":         3,
+		"REASON_KILLED":      4,
 	}
 )
 
@@ -76,21 +79,21 @@ func (x WaitResponse_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WaitResponse_Reason.Descriptor instead.
 func (WaitResponse_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{7, 0}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{8, 0}
 }
 
 type BootRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Vcpus         uint32                 `protobuf:"varint,1,opt,name=vcpus,proto3" json:"vcpus,omitempty"`                                // at least 1
 	MemoryBytes   uint64                 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"` // a multiple of 2 MiB
-	Kvm           uint32                 `protobuf:"varint,3,opt,name=kvm,proto3" json:"kvm,omitempty"`                                    // token of an open /dev/kvm
-	Kernel        uint32                 `protobuf:"varint,4,opt,name=kernel,proto3" json:"kernel,omitempty"`                              // token: ELF with a PVH note, or bzImage
+	Kernel        uint32                 `protobuf:"varint,4,opt,name=kernel,proto3" json:"kernel,omitempty"`                              // token: for kvm an ELF or a bzImage, for qemu what its -kernel takes
 	Initramfs     uint32                 `protobuf:"varint,5,opt,name=initramfs,proto3" json:"initramfs,omitempty"`                        // token; 0 for none
 	Cmdline       string                 `protobuf:"bytes,6,opt,name=cmdline,proto3" json:"cmdline,omitempty"`                             // appended to what the machine itself needs
 	Vsock         *Vsock                 `protobuf:"bytes,7,opt,name=vsock,proto3" json:"vsock,omitempty"`
 	Shares        []*Share               `protobuf:"bytes,8,rep,name=shares,proto3" json:"shares,omitempty"`
 	Disks         []*Disk                `protobuf:"bytes,9,rep,name=disks,proto3" json:"disks,omitempty"`
 	Console       *Console               `protobuf:"bytes,10,opt,name=console,proto3" json:"console,omitempty"`
+	Backend       *Backend               `protobuf:"bytes,11,opt,name=backend,proto3" json:"backend,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -135,13 +138,6 @@ func (x *BootRequest) GetVcpus() uint32 {
 func (x *BootRequest) GetMemoryBytes() uint64 {
 	if x != nil {
 		return x.MemoryBytes
-	}
-	return 0
-}
-
-func (x *BootRequest) GetKvm() uint32 {
-	if x != nil {
-		return x.Kvm
 	}
 	return 0
 }
@@ -195,9 +191,68 @@ func (x *BootRequest) GetConsole() *Console {
 	return nil
 }
 
+func (x *BootRequest) GetBackend() *Backend {
+	if x != nil {
+		return x.Backend
+	}
+	return nil
+}
+
+// Backend is what the guest is to run on.
+type Backend struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // auto, kvm or qemu; empty is auto
+	Qemu          string                 `protobuf:"bytes,2,opt,name=qemu,proto3" json:"qemu,omitempty"` // path of QEMU's binary; empty looks for it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backend) Reset() {
+	*x = Backend{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backend) ProtoMessage() {}
+
+func (x *Backend) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backend.ProtoReflect.Descriptor instead.
+func (*Backend) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Backend) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Backend) GetQemu() string {
+	if x != nil {
+		return x.Qemu
+	}
+	return ""
+}
+
 // Vsock connects AF_VSOCK ports of the guest with unix sockets: the guest's dial of port P is a connection to
-// vsock.sock_P in the donated directory; a connection to vsock.sock that begins with "CONNECT P\n" is a dial of
-// the guest's port P.
+// vsock.sock_P in the donated directory.
 type Vsock struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	GuestCid      uint64                 `protobuf:"varint,1,opt,name=guest_cid,json=guestCid,proto3" json:"guest_cid,omitempty"` // at least 3
@@ -208,7 +263,7 @@ type Vsock struct {
 
 func (x *Vsock) Reset() {
 	*x = Vsock{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[1]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +275,7 @@ func (x *Vsock) String() string {
 func (*Vsock) ProtoMessage() {}
 
 func (x *Vsock) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[1]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +288,7 @@ func (x *Vsock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vsock.ProtoReflect.Descriptor instead.
 func (*Vsock) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{1}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Vsock) GetGuestCid() uint64 {
@@ -262,7 +317,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[2]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -274,7 +329,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[2]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -287,7 +342,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{2}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Share) GetName() string {
@@ -322,7 +377,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[3]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -334,7 +389,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[3]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -347,7 +402,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{3}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Disk) GetSerial() string {
@@ -380,7 +435,7 @@ type Console struct {
 
 func (x *Console) Reset() {
 	*x = Console{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[4]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +447,7 @@ func (x *Console) String() string {
 func (*Console) ProtoMessage() {}
 
 func (x *Console) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[4]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +460,7 @@ func (x *Console) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Console.ProtoReflect.Descriptor instead.
 func (*Console) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{4}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Console) GetOutput() uint32 {
@@ -417,13 +472,15 @@ func (x *Console) GetOutput() uint32 {
 
 type BootResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Backend       string                 `protobuf:"bytes,1,opt,name=backend,proto3" json:"backend,omitempty"` // kvm or qemu
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`   // why that one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BootResponse) Reset() {
 	*x = BootResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[5]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +492,7 @@ func (x *BootResponse) String() string {
 func (*BootResponse) ProtoMessage() {}
 
 func (x *BootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[5]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +505,21 @@ func (x *BootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootResponse.ProtoReflect.Descriptor instead.
 func (*BootResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{5}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *BootResponse) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *BootResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 type WaitRequest struct {
@@ -459,7 +530,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[6]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +542,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[6]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +555,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{6}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{7}
 }
 
 type WaitResponse struct {
@@ -498,7 +569,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[7]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +581,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[7]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +594,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{7}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WaitResponse) GetReason() WaitResponse_Reason {
@@ -555,7 +626,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[8]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +638,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[8]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +651,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{8}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{9}
 }
 
 type PauseResponse struct {
@@ -591,7 +662,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[9]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +674,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[9]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +687,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{9}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{10}
 }
 
 type ResumeRequest struct {
@@ -627,7 +698,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[10]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +710,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[10]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +723,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{10}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{11}
 }
 
 type ResumeResponse struct {
@@ -663,7 +734,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[11]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +746,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[11]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +759,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{11}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{12}
 }
 
 type InfoRequest struct {
@@ -699,7 +770,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[12]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +782,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[12]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +795,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{12}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{13}
 }
 
 type InfoResponse struct {
@@ -738,7 +809,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[13]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +821,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[13]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +834,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{13}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *InfoResponse) GetMarks() []*Mark {
@@ -798,7 +869,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[14]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +881,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[14]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +894,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{14}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Mark) GetName() string {
@@ -849,7 +920,7 @@ type AddShareRequest struct {
 
 func (x *AddShareRequest) Reset() {
 	*x = AddShareRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[15]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +932,7 @@ func (x *AddShareRequest) String() string {
 func (*AddShareRequest) ProtoMessage() {}
 
 func (x *AddShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[15]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +945,7 @@ func (x *AddShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddShareRequest.ProtoReflect.Descriptor instead.
 func (*AddShareRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{15}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AddShareRequest) GetShare() *Share {
@@ -892,7 +963,7 @@ type AddShareResponse struct {
 
 func (x *AddShareResponse) Reset() {
 	*x = AddShareResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[16]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +975,7 @@ func (x *AddShareResponse) String() string {
 func (*AddShareResponse) ProtoMessage() {}
 
 func (x *AddShareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[16]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +988,7 @@ func (x *AddShareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddShareResponse.ProtoReflect.Descriptor instead.
 func (*AddShareResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{16}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{17}
 }
 
 type RemoveShareRequest struct {
@@ -929,7 +1000,7 @@ type RemoveShareRequest struct {
 
 func (x *RemoveShareRequest) Reset() {
 	*x = RemoveShareRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[17]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1012,7 @@ func (x *RemoveShareRequest) String() string {
 func (*RemoveShareRequest) ProtoMessage() {}
 
 func (x *RemoveShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[17]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1025,7 @@ func (x *RemoveShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveShareRequest.ProtoReflect.Descriptor instead.
 func (*RemoveShareRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{17}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveShareRequest) GetName() string {
@@ -972,7 +1043,7 @@ type RemoveShareResponse struct {
 
 func (x *RemoveShareResponse) Reset() {
 	*x = RemoveShareResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[18]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1055,7 @@ func (x *RemoveShareResponse) String() string {
 func (*RemoveShareResponse) ProtoMessage() {}
 
 func (x *RemoveShareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[18]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,18 +1068,17 @@ func (x *RemoveShareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveShareResponse.ProtoReflect.Descriptor instead.
 func (*RemoveShareResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{18}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{19}
 }
 
 var File_husk_vmm_v1_vmm_proto protoreflect.FileDescriptor
 
 const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\n" +
-	"\x15husk/vmm/v1/vmm.proto\x12\vhusk.vmm.v1\"\xd7\x02\n" +
+	"\x15husk/vmm/v1/vmm.proto\x12\vhusk.vmm.v1\"\xfb\x02\n" +
 	"\vBootRequest\x12\x14\n" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12!\n" +
-	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\x12\x10\n" +
-	"\x03kvm\x18\x03 \x01(\rR\x03kvm\x12\x16\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\x12\x16\n" +
 	"\x06kernel\x18\x04 \x01(\rR\x06kernel\x12\x1c\n" +
 	"\tinitramfs\x18\x05 \x01(\rR\tinitramfs\x12\x18\n" +
 	"\acmdline\x18\x06 \x01(\tR\acmdline\x12(\n" +
@@ -1016,7 +1086,11 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x06shares\x18\b \x03(\v2\x12.husk.vmm.v1.ShareR\x06shares\x12'\n" +
 	"\x05disks\x18\t \x03(\v2\x11.husk.vmm.v1.DiskR\x05disks\x12.\n" +
 	"\aconsole\x18\n" +
-	" \x01(\v2\x14.husk.vmm.v1.ConsoleR\aconsole\"B\n" +
+	" \x01(\v2\x14.husk.vmm.v1.ConsoleR\aconsole\x12.\n" +
+	"\abackend\x18\v \x01(\v2\x14.husk.vmm.v1.BackendR\abackendJ\x04\b\x03\x10\x04\"1\n" +
+	"\aBackend\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04qemu\x18\x02 \x01(\tR\x04qemu\"B\n" +
 	"\x05Vsock\x12\x1b\n" +
 	"\tguest_cid\x18\x01 \x01(\x04R\bguestCid\x12\x1c\n" +
 	"\tdirectory\x18\x02 \x01(\rR\tdirectory\"H\n" +
@@ -1029,19 +1103,22 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x02fd\x18\x02 \x01(\rR\x02fd\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadOnly\"!\n" +
 	"\aConsole\x12\x16\n" +
-	"\x06output\x18\x01 \x01(\rR\x06output\"\x0e\n" +
-	"\fBootResponse\"\r\n" +
-	"\vWaitRequest\"\xdc\x01\n" +
+	"\x06output\x18\x01 \x01(\rR\x06output\"@\n" +
+	"\fBootResponse\x12\x18\n" +
+	"\abackend\x18\x01 \x01(\tR\abackend\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\r\n" +
+	"\vWaitRequest\"\xef\x01\n" +
 	"\fWaitResponse\x128\n" +
 	"\x06reason\x18\x01 \x01(\x0e2 .husk.vmm.v1.WaitResponse.ReasonR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12!\n" +
-	"\fconsole_tail\x18\x03 \x01(\fR\vconsoleTail\"W\n" +
+	"\fconsole_tail\x18\x03 \x01(\fR\vconsoleTail\"j\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fREASON_SHUTDOWN\x10\x01\x12\x10\n" +
 	"\fREASON_CRASH\x10\x02\x12\x0e\n" +
 	"\n" +
-	"REASON_VMM\x10\x03\"\x0e\n" +
+	"REASON_VMM\x10\x03\x12\x11\n" +
+	"\rREASON_KILLED\x10\x04\"\x0e\n" +
 	"\fPauseRequest\"\x0f\n" +
 	"\rPauseResponse\"\x0f\n" +
 	"\rResumeRequest\"\x10\n" +
@@ -1086,58 +1163,60 @@ func file_husk_vmm_v1_vmm_proto_rawDescGZIP() []byte {
 }
 
 var file_husk_vmm_v1_vmm_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_husk_vmm_v1_vmm_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_husk_vmm_v1_vmm_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_husk_vmm_v1_vmm_proto_goTypes = []any{
 	(WaitResponse_Reason)(0),    // 0: husk.vmm.v1.WaitResponse.Reason
 	(*BootRequest)(nil),         // 1: husk.vmm.v1.BootRequest
-	(*Vsock)(nil),               // 2: husk.vmm.v1.Vsock
-	(*Share)(nil),               // 3: husk.vmm.v1.Share
-	(*Disk)(nil),                // 4: husk.vmm.v1.Disk
-	(*Console)(nil),             // 5: husk.vmm.v1.Console
-	(*BootResponse)(nil),        // 6: husk.vmm.v1.BootResponse
-	(*WaitRequest)(nil),         // 7: husk.vmm.v1.WaitRequest
-	(*WaitResponse)(nil),        // 8: husk.vmm.v1.WaitResponse
-	(*PauseRequest)(nil),        // 9: husk.vmm.v1.PauseRequest
-	(*PauseResponse)(nil),       // 10: husk.vmm.v1.PauseResponse
-	(*ResumeRequest)(nil),       // 11: husk.vmm.v1.ResumeRequest
-	(*ResumeResponse)(nil),      // 12: husk.vmm.v1.ResumeResponse
-	(*InfoRequest)(nil),         // 13: husk.vmm.v1.InfoRequest
-	(*InfoResponse)(nil),        // 14: husk.vmm.v1.InfoResponse
-	(*Mark)(nil),                // 15: husk.vmm.v1.Mark
-	(*AddShareRequest)(nil),     // 16: husk.vmm.v1.AddShareRequest
-	(*AddShareResponse)(nil),    // 17: husk.vmm.v1.AddShareResponse
-	(*RemoveShareRequest)(nil),  // 18: husk.vmm.v1.RemoveShareRequest
-	(*RemoveShareResponse)(nil), // 19: husk.vmm.v1.RemoveShareResponse
-	nil,                         // 20: husk.vmm.v1.InfoResponse.ExitsEntry
+	(*Backend)(nil),             // 2: husk.vmm.v1.Backend
+	(*Vsock)(nil),               // 3: husk.vmm.v1.Vsock
+	(*Share)(nil),               // 4: husk.vmm.v1.Share
+	(*Disk)(nil),                // 5: husk.vmm.v1.Disk
+	(*Console)(nil),             // 6: husk.vmm.v1.Console
+	(*BootResponse)(nil),        // 7: husk.vmm.v1.BootResponse
+	(*WaitRequest)(nil),         // 8: husk.vmm.v1.WaitRequest
+	(*WaitResponse)(nil),        // 9: husk.vmm.v1.WaitResponse
+	(*PauseRequest)(nil),        // 10: husk.vmm.v1.PauseRequest
+	(*PauseResponse)(nil),       // 11: husk.vmm.v1.PauseResponse
+	(*ResumeRequest)(nil),       // 12: husk.vmm.v1.ResumeRequest
+	(*ResumeResponse)(nil),      // 13: husk.vmm.v1.ResumeResponse
+	(*InfoRequest)(nil),         // 14: husk.vmm.v1.InfoRequest
+	(*InfoResponse)(nil),        // 15: husk.vmm.v1.InfoResponse
+	(*Mark)(nil),                // 16: husk.vmm.v1.Mark
+	(*AddShareRequest)(nil),     // 17: husk.vmm.v1.AddShareRequest
+	(*AddShareResponse)(nil),    // 18: husk.vmm.v1.AddShareResponse
+	(*RemoveShareRequest)(nil),  // 19: husk.vmm.v1.RemoveShareRequest
+	(*RemoveShareResponse)(nil), // 20: husk.vmm.v1.RemoveShareResponse
+	nil,                         // 21: husk.vmm.v1.InfoResponse.ExitsEntry
 }
 var file_husk_vmm_v1_vmm_proto_depIdxs = []int32{
-	2,  // 0: husk.vmm.v1.BootRequest.vsock:type_name -> husk.vmm.v1.Vsock
-	3,  // 1: husk.vmm.v1.BootRequest.shares:type_name -> husk.vmm.v1.Share
-	4,  // 2: husk.vmm.v1.BootRequest.disks:type_name -> husk.vmm.v1.Disk
-	5,  // 3: husk.vmm.v1.BootRequest.console:type_name -> husk.vmm.v1.Console
-	0,  // 4: husk.vmm.v1.WaitResponse.reason:type_name -> husk.vmm.v1.WaitResponse.Reason
-	15, // 5: husk.vmm.v1.InfoResponse.marks:type_name -> husk.vmm.v1.Mark
-	20, // 6: husk.vmm.v1.InfoResponse.exits:type_name -> husk.vmm.v1.InfoResponse.ExitsEntry
-	3,  // 7: husk.vmm.v1.AddShareRequest.share:type_name -> husk.vmm.v1.Share
-	1,  // 8: husk.vmm.v1.VMM.Boot:input_type -> husk.vmm.v1.BootRequest
-	7,  // 9: husk.vmm.v1.VMM.Wait:input_type -> husk.vmm.v1.WaitRequest
-	9,  // 10: husk.vmm.v1.VMM.Pause:input_type -> husk.vmm.v1.PauseRequest
-	11, // 11: husk.vmm.v1.VMM.Resume:input_type -> husk.vmm.v1.ResumeRequest
-	13, // 12: husk.vmm.v1.VMM.Info:input_type -> husk.vmm.v1.InfoRequest
-	16, // 13: husk.vmm.v1.VMM.AddShare:input_type -> husk.vmm.v1.AddShareRequest
-	18, // 14: husk.vmm.v1.VMM.RemoveShare:input_type -> husk.vmm.v1.RemoveShareRequest
-	6,  // 15: husk.vmm.v1.VMM.Boot:output_type -> husk.vmm.v1.BootResponse
-	8,  // 16: husk.vmm.v1.VMM.Wait:output_type -> husk.vmm.v1.WaitResponse
-	10, // 17: husk.vmm.v1.VMM.Pause:output_type -> husk.vmm.v1.PauseResponse
-	12, // 18: husk.vmm.v1.VMM.Resume:output_type -> husk.vmm.v1.ResumeResponse
-	14, // 19: husk.vmm.v1.VMM.Info:output_type -> husk.vmm.v1.InfoResponse
-	17, // 20: husk.vmm.v1.VMM.AddShare:output_type -> husk.vmm.v1.AddShareResponse
-	19, // 21: husk.vmm.v1.VMM.RemoveShare:output_type -> husk.vmm.v1.RemoveShareResponse
-	15, // [15:22] is the sub-list for method output_type
-	8,  // [8:15] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	3,  // 0: husk.vmm.v1.BootRequest.vsock:type_name -> husk.vmm.v1.Vsock
+	4,  // 1: husk.vmm.v1.BootRequest.shares:type_name -> husk.vmm.v1.Share
+	5,  // 2: husk.vmm.v1.BootRequest.disks:type_name -> husk.vmm.v1.Disk
+	6,  // 3: husk.vmm.v1.BootRequest.console:type_name -> husk.vmm.v1.Console
+	2,  // 4: husk.vmm.v1.BootRequest.backend:type_name -> husk.vmm.v1.Backend
+	0,  // 5: husk.vmm.v1.WaitResponse.reason:type_name -> husk.vmm.v1.WaitResponse.Reason
+	16, // 6: husk.vmm.v1.InfoResponse.marks:type_name -> husk.vmm.v1.Mark
+	21, // 7: husk.vmm.v1.InfoResponse.exits:type_name -> husk.vmm.v1.InfoResponse.ExitsEntry
+	4,  // 8: husk.vmm.v1.AddShareRequest.share:type_name -> husk.vmm.v1.Share
+	1,  // 9: husk.vmm.v1.VMM.Boot:input_type -> husk.vmm.v1.BootRequest
+	8,  // 10: husk.vmm.v1.VMM.Wait:input_type -> husk.vmm.v1.WaitRequest
+	10, // 11: husk.vmm.v1.VMM.Pause:input_type -> husk.vmm.v1.PauseRequest
+	12, // 12: husk.vmm.v1.VMM.Resume:input_type -> husk.vmm.v1.ResumeRequest
+	14, // 13: husk.vmm.v1.VMM.Info:input_type -> husk.vmm.v1.InfoRequest
+	17, // 14: husk.vmm.v1.VMM.AddShare:input_type -> husk.vmm.v1.AddShareRequest
+	19, // 15: husk.vmm.v1.VMM.RemoveShare:input_type -> husk.vmm.v1.RemoveShareRequest
+	7,  // 16: husk.vmm.v1.VMM.Boot:output_type -> husk.vmm.v1.BootResponse
+	9,  // 17: husk.vmm.v1.VMM.Wait:output_type -> husk.vmm.v1.WaitResponse
+	11, // 18: husk.vmm.v1.VMM.Pause:output_type -> husk.vmm.v1.PauseResponse
+	13, // 19: husk.vmm.v1.VMM.Resume:output_type -> husk.vmm.v1.ResumeResponse
+	15, // 20: husk.vmm.v1.VMM.Info:output_type -> husk.vmm.v1.InfoResponse
+	18, // 21: husk.vmm.v1.VMM.AddShare:output_type -> husk.vmm.v1.AddShareResponse
+	20, // 22: husk.vmm.v1.VMM.RemoveShare:output_type -> husk.vmm.v1.RemoveShareResponse
+	16, // [16:23] is the sub-list for method output_type
+	9,  // [9:16] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_husk_vmm_v1_vmm_proto_init() }
@@ -1151,7 +1230,7 @@ func file_husk_vmm_v1_vmm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_husk_vmm_v1_vmm_proto_rawDesc), len(file_husk_vmm_v1_vmm_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

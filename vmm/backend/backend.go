@@ -1,0 +1,102 @@
+// Package backend chooses what runs a guest on this host: KVM and the built-in VMM, or a QEMU.
+//
+// KVM is usable when its device opens, has the capabilities that the built-in VMM needs, and has hardware
+// virtualization behind it. Where it is not, a QEMU runs the guest in software; on an architecture without a built-in
+// VMM, QEMU runs it on KVM.
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/huskvm/husk/vmm/arch"
+	"github.com/huskvm/husk/vmm/kvm"
+	"github.com/huskvm/husk/vmm/qemu"
+)
+
+// Kind is a backend.
+type Kind string
+
+// The backends, as the configuration names them.
+const (
+	Auto Kind = "auto" // KVM where it is usable, else QEMU
+	KVM  Kind = "kvm"
+	QEMU Kind = "qemu"
+)
+
+// Kinds are all that a Wish may ask for.
+var Kinds = []Kind{Auto, KVM, QEMU}
+
+// Wish is what somebody wants.
+type Wish struct {
+	Kind   Kind   // empty is Auto
+	Device string // of KVM; empty is /dev/kvm
+	QEMU   string // path of its binary; empty looks for it
+}
+
+// Choice is what it will be, and why, in a few words.
+type Choice struct {
+	Kind        Kind // KVM or QEMU
+	Reason      string
+	QEMU        qemu.Binary // when Kind is QEMU
+	Accelerated bool        // QEMU runs the guest on KVM
+}
+
+const device = "/dev/kvm"
+
+// Choose answers a wish. An error says why no backend is usable, and the remedy.
+func Choose(w Wish) (Choice, error) {
+	if w.Device == "" {
+		w.Device = device
+	}
+	switch w.Kind {
+	case Auto, "":
+		return w.auto()
+	case KVM:
+		if err := w.builtin(); err != nil {
+			return Choice{}, fmt.Errorf("vmm = %q, but KVM is not usable: %w", KVM, err)
+		}
+		return Choice{Kind: KVM, Reason: fmt.Sprintf("vmm = %q", KVM)}, nil
+	case QEMU:
+		return w.qemu(fmt.Sprintf("vmm = %q", QEMU))
+	}
+	return Choice{}, fmt.Errorf("vmm is %q: it is one of %q", w.Kind, Kinds)
+}
+
+func (w Wish) auto() (Choice, error) {
+	unusable := w.builtin()
+	if unusable == nil {
+		return Choice{Kind: KVM, Reason: w.Device + " is usable"}, nil
+	}
+	c, err := w.qemu(fmt.Sprintf("KVM is not usable here: %v", unusable))
+	if err != nil {
+		return c, fmt.Errorf("neither KVM nor QEMU is usable: %w", errors.Join(unusable, err))
+	}
+	return c, nil
+}
+
+// builtin says why the built-in VMM can't run here; nil when it can.
+func (w Wish) builtin() error {
+	if !arch.Supported {
+		return arch.ErrUnsupported
+	}
+	return kvm.Probe(w.Device, arch.Required...)
+}
+
+func (w Wish) qemu(reason string) (Choice, error) {
+	b, err := qemu.Find(runtime.GOARCH, w.QEMU)
+	if err != nil {
+		return Choice{}, err
+	}
+	return Choice{Kind: QEMU, Reason: reason, QEMU: b, Accelerated: kvm.Probe(w.Device) == nil}, nil
+}
+
+// OpenKVM opens KVM's device, as Choose found it usable.
+func (w Wish) OpenKVM() (*os.File, error) {
+	if w.Device == "" {
+		w.Device = device
+	}
+	return os.OpenFile(w.Device, os.O_RDWR, 0)
+}

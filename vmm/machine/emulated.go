@@ -1,0 +1,182 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/huskvm/husk/vmm/marks"
+	"github.com/huskvm/husk/vmm/qemu"
+	"github.com/huskvm/husk/vmm/vcpu"
+	"github.com/huskvm/husk/vmm/vhostuser"
+	"github.com/huskvm/husk/vmm/virtio"
+	"github.com/huskvm/husk/vmm/virtio/console"
+)
+
+// emulated is a QEMU process, with the devices behind vhost-user.
+type emulated struct {
+	log     *slog.Logger
+	marks   *marks.List
+	console *console.Ring
+
+	devices  []qemu.Device
+	backends []*vhostuser.Backend
+	serving  sync.WaitGroup // the back ends, and the console's pumps
+	terminal *os.File       // our end of the console; nil before load
+	process  *qemu.Process  // nil before load
+}
+
+func newEmulated(cfg *Config, ring *console.Ring) *emulated {
+	return &emulated{log: cfg.Log, marks: cfg.Marks, console: ring}
+}
+
+// has: QEMU's own console, random numbers and balloon do as well as ours.
+func (e *emulated) has(id virtio.ID) bool {
+	return id == virtio.Console || id == virtio.Entropy || id == virtio.Balloon
+}
+
+// attach serves a device to QEMU over a socket pair.
+func (e *emulated) attach(d virtio.Device) error {
+	front := qemu.Device{}
+	cfg := vhostuser.Config{Device: d, Log: e.log}
+	switch d.ID() {
+	case virtio.Vsock:
+		front.Kind, cfg.Queues = qemu.Vsock, 2 // QEMU keeps the event queue to itself
+	case virtio.FS:
+		front.Kind, front.Tag, cfg.OwnConfig = qemu.FS, ShareTag, true
+		front.Queues = len(d.Queues()) - 1 // one is the high-priority queue
+	case virtio.Block:
+		front.Kind, front.Queues = qemu.Block, len(d.Queues())
+	default:
+		return fmt.Errorf("device %d cannot be served to QEMU", d.ID())
+	}
+	ours, theirs, err := qemu.Pair("vhost-user")
+	if err != nil {
+		return err
+	}
+	conn, err := net.FileConn(ours)
+	_ = ours.Close()
+	if err != nil {
+		_ = theirs.Close()
+		return fmt.Errorf("serve device %d to QEMU: %w", d.ID(), err)
+	}
+	b, err := vhostuser.New(cfg)
+	if err != nil {
+		return errors.Join(err, conn.Close(), theirs.Close())
+	}
+	front.Front = theirs
+	e.devices, e.backends = append(e.devices, front), append(e.backends, b)
+	e.serving.Go(func() {
+		if err := b.Serve(conn.(*net.UnixConn)); err != nil {
+			e.log.Warn("QEMU's connection to a device broke", "device", uint32(d.ID()), "error", err)
+		}
+	})
+	return nil
+}
+
+// startTimeout is for QEMU to build its machine. It loads itself from disk for that, so a busy host may take long.
+const startTimeout = time.Minute
+
+// steerTimeout is for QEMU to stop its vCPUs or let them go on.
+const steerTimeout = 30 * time.Second
+
+// load starts QEMU, with its guest before the first instruction.
+func (e *emulated) load(cfg *Config) error {
+	terminal, theirs, err := qemu.Pair("console")
+	if err != nil {
+		return err
+	}
+	e.terminal = terminal
+	e.pump(cfg)
+	q := qemu.Config{
+		Binary: cfg.QEMU.Binary, Arch: runtime.GOARCH, KVM: cfg.QEMU.Accelerated,
+		VCPUs: cfg.VCPUs, MemoryBytes: cfg.Memory,
+		Kernel: cfg.Kernel, Initramfs: cfg.Initramfs, Cmdline: cfg.Cmdline,
+		Devices: e.devices, Console: theirs, Log: e.log,
+	}
+	for _, w := range slices.Backward(qemu.KernelWords(runtime.GOARCH, cfg.QEMU.Accelerated)) {
+		q.Cmdline = w.Word + " " + q.Cmdline
+	}
+	// All files are QEMU's from here on.
+	e.devices, cfg.Kernel, cfg.Initramfs = nil, nil, nil
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if e.process, err = qemu.Start(ctx, q); err != nil {
+		return err
+	}
+	e.marks.Add("qemu started")
+	return nil
+}
+
+// pump passes the console on, both ways, until QEMU's end of it closes.
+func (e *emulated) pump(cfg *Config) {
+	out := io.Writer(e.console)
+	if cfg.Console != nil {
+		out = io.MultiWriter(e.console, cfg.Console)
+	}
+	e.serving.Go(func() { _, _ = io.Copy(out, e.terminal) })
+	if cfg.Input != nil {
+		// Not waited for: nothing ends a read of a terminal.
+		go func() { _, _ = io.Copy(e.terminal, cfg.Input) }()
+	}
+}
+
+func (e *emulated) start() error  { return e.steer(e.process.Run) }
+func (e *emulated) pause() error  { return e.steer(e.process.Pause) }
+func (e *emulated) resume() error { return e.steer(e.process.Resume) }
+
+func (e *emulated) steer(do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), steerTimeout)
+	defer cancel()
+	return do(ctx)
+}
+
+func (e *emulated) done() <-chan struct{} { return e.process.Done() }
+
+// exits: QEMU counts none.
+func (e *emulated) exits() map[string]uint64 { return nil }
+
+// reasons are QEMU's, as the built-in VMM would give them.
+var reasons = map[qemu.Reason]vcpu.Reason{
+	qemu.Stopped: vcpu.Stopped, qemu.PowerOff: vcpu.PowerOff, qemu.Reset: vcpu.Reset, qemu.Crashed: vcpu.Crashed,
+	qemu.InternalError: vcpu.InternalError, qemu.Killed: vcpu.Killed, qemu.Died: vcpu.RunFailed,
+}
+
+func (e *emulated) end() vcpu.End {
+	end := e.process.End()
+	return vcpu.End{Reason: reasons[end.Reason], CPU: vcpu.NoCPU, Detail: end.Detail}
+}
+
+// stop: the devices' front ends go with QEMU.
+func (e *emulated) stop() error {
+	var errs []error
+	if e.process != nil {
+		errs = append(errs, e.process.Close())
+	}
+	for _, b := range e.backends {
+		errs = append(errs, b.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (e *emulated) close() error {
+	for _, d := range e.devices { // those that QEMU was never given
+		_ = d.Front.Close()
+	}
+	e.devices = nil
+	var err error
+	if e.terminal != nil {
+		err = e.terminal.Close()
+		e.terminal = nil
+	}
+	e.serving.Wait()
+	return err
+}
