@@ -44,8 +44,7 @@ type Config struct {
 
 // Backend serves one device to one front end at a time.
 type Backend struct {
-	cfg   Config
-	sizes []uint16
+	cfg Config
 
 	mu     sync.Mutex
 	conn   *net.UnixConn // of the front end that is served
@@ -55,15 +54,15 @@ type Backend struct {
 
 // New returns a back end without a front end. The device is the back end's until Close.
 func New(cfg Config) (*Backend, error) {
-	sizes := cfg.Device.Queues()
+	all := len(cfg.Device.Queues())
 	if cfg.Queues == 0 {
-		cfg.Queues = len(sizes)
+		cfg.Queues = all
 	}
-	if cfg.Queues < 1 || cfg.Queues > min(len(sizes), maxRings) {
+	if cfg.Queues < 1 || cfg.Queues > min(all, maxRings) {
 		return nil, fmt.Errorf("vhost-user: %d rings for a device of %d queues: 1 to %d are possible",
-			cfg.Queues, len(sizes), min(len(sizes), maxRings))
+			cfg.Queues, all, min(all, maxRings))
 	}
-	return &Backend{cfg: cfg, sizes: sizes}, nil
+	return &Backend{cfg: cfg}, nil
 }
 
 // Serve serves the front end at conn until it goes or Close is called, which both give nil, or until it breaks the
@@ -76,7 +75,7 @@ func (b *Backend) Serve(conn *net.UnixConn) error {
 		return err
 	}
 	defer close(done)
-	s := newSession(b.cfg, b.sizes, conn)
+	s := newSession(b.cfg, conn)
 	err = errors.Join(s.run(), s.end())
 	b.mu.Lock()
 	b.conn = nil

@@ -42,27 +42,30 @@ func newConn(c *net.UnixConn) *conn {
 }
 
 // read returns the next request, to be closed. io.EOF when there will be none.
-func (c *conn) read() (m *message, err error) {
-	m = new(message)
-	defer func() {
-		if err != nil {
-			m.close()
-		}
-	}()
-	if err := c.fill(m, c.buf[:headerSize]); err != nil {
+func (c *conn) read() (*message, error) {
+	m := new(message)
+	if err := c.readInto(m); err != nil {
+		m.close()
 		return nil, err
 	}
+	return m, nil
+}
+
+func (c *conn) readInto(m *message) (err error) {
+	if err := c.fill(m, c.buf[:headerSize]); err != nil {
+		return err
+	}
 	if m.header, err = decodeHeader(c.buf[:headerSize]); err != nil {
-		return nil, err
+		return err
 	}
 	m.payload = c.buf[headerSize:][:m.size]
 	if err := c.fill(m, m.payload); err != nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		return nil, fmt.Errorf("%s: payload: %w", m.request, err)
+		return fmt.Errorf("payload of %s: %w", m.request, err)
 	}
-	return m, nil
+	return nil
 }
 
 // fill reads all of p, and adds the descriptors that come with it to m.

@@ -52,7 +52,8 @@ func (s *session) handle(m *message) (reply []byte, err error) {
 	case getFeatures:
 		return encodeU64(s.offered()), nil
 	case setFeatures:
-		return nil, s.setFeatures(order.Uint64(m.payload))
+		s.setFeatures(order.Uint64(m.payload))
+		return nil, nil
 	case getProtocolFeatures:
 		return encodeU64(s.offeredProtocol()), nil
 	case setProtocolFeatures:
@@ -65,10 +66,6 @@ func (s *session) handle(m *message) (reply []byte, err error) {
 		return nil, s.setBackendReqFD(m)
 	case getConfig, setConfig:
 		return s.config(m)
-	case setStatus:
-		return nil, s.setStatus(order.Uint64(m.payload))
-	case getStatus:
-		return encodeU64(uint64(s.currentStatus())), nil
 	case resetDevice:
 		s.resetDevice()
 		return nil, nil
@@ -83,18 +80,17 @@ func (s *session) handle(m *message) (reply []byte, err error) {
 
 // setFeatures takes what the driver has accepted. Whether it makes sense is seen when the device starts: the bits
 // are the guest's.
-func (s *session) setFeatures(features uint64) error {
+func (s *session) setFeatures(features uint64) {
 	s.features = features
 	if features&featureProtocol == 0 {
 		for i := range s.rings {
 			s.rings[i].enabled = true
 		}
 	}
-	return nil
 }
 
 func (s *session) offeredProtocol() uint64 {
-	p := protocolMQ | protocolReplyAck | protocolBackendReq | protocolResetDevice | protocolStatus
+	p := protocolMQ | protocolReplyAck | protocolBackendReq | protocolResetDevice
 	if !s.ownConfig {
 		p |= protocolConfig
 	}
@@ -154,29 +150,8 @@ func (s *session) config(m *message) ([]byte, error) {
 	return nil, nil
 }
 
-func (s *session) setStatus(v uint64) error {
-	if v > math.MaxUint8 {
-		return fmt.Errorf("status %#x is not a byte", v)
-	}
-	s.status = uint8(v) &^ statusNeedsReset
-	if v == 0 {
-		for i := range s.rings {
-			s.rings[i].stopped = false // the next driver may use fewer
-		}
-	}
-	return nil
-}
-
-func (s *session) currentStatus() uint8 {
-	if s.needsReset.Load() {
-		return s.status | statusNeedsReset
-	}
-	return s.status
-}
-
 // resetDevice leaves features and memory. The device is stopped.
 func (s *session) resetDevice() {
-	s.status = 0
 	for i := range s.rings {
 		r := &s.rings[i]
 		r.setKick(-1)
@@ -247,7 +222,7 @@ func (s *session) ringRequest(req request, v ringState) ([]byte, error) {
 			return nil, refuse("ring %d begins at %#x: packed rings are not supported", v.index, v.num)
 		}
 		r.base = uint16(v.num)
-	case getVringBase: // the device is stopped; the ring stays so until its next kick is set
+	case getVringBase: // the device is stopped already
 		r.setKick(-1)
 		r.stopped = true
 		return ringState{index: v.index, num: uint32(r.base)}.encode(), nil
@@ -256,6 +231,7 @@ func (s *session) ringRequest(req request, v ringState) ([]byte, error) {
 			return nil, fmt.Errorf("ring %d is neither enabled nor disabled by %d", v.index, v.num)
 		}
 		r.enabled = v.num == 1
+		r.stopped = r.stopped && !r.enabled
 	}
 	return nil, nil
 }

@@ -26,8 +26,6 @@ const (
 	getConfig           request = 24
 	setConfig           request = 25
 	resetDevice         request = 34
-	setStatus           request = 39
-	getStatus           request = 40
 )
 
 // shape is what a request looks like.
@@ -62,8 +60,6 @@ var shapes = map[request]shape{
 	getConfig:           {name: "GET_CONFIG", min: configHead, max: maxPayload},
 	setConfig:           {name: "SET_CONFIG", min: configHead, max: maxPayload},
 	resetDevice:         {name: "RESET_DEVICE", stops: true},
-	setStatus:           {name: "SET_STATUS", min: u64Size, max: u64Size},
-	getStatus:           {name: "GET_STATUS"},
 }
 
 func (r request) String() string {

@@ -13,20 +13,18 @@ type ring struct {
 	addr    ringAddr
 	enabled bool
 	kick    *eventfd.EventFD // nil unless started
-	stopped bool             // by the front end, after it had been started
+	stopped bool             // until it is started or enabled again
 	call    donated          // eventfds
 	err     donated
 
 	queue *queue.Queue // while the device runs
 }
 
-func (r *ring) ready() bool { return r.kick != nil && r.enabled }
-
-// open makes the device's side of the ring. maxSize is the device's. The error is the guest's doing: it chooses
-// addresses and size.
-func (r *ring) open(t *table, features uint64, maxSize uint16) error {
-	if r.size > uint32(maxSize) {
-		return queue.Offence("queue size %d: the device has %d at most", r.size, maxSize)
+// open makes the device's side of the ring. The error is the guest's doing: it chooses addresses and size. How large
+// a ring may be is not the device's to say here: over virtio-mmio QEMU lets every queue have 1024 entries.
+func (r *ring) open(t *table, features uint64) error {
+	if r.size > queue.MaxSize {
+		return queue.Offence("queue size %d is more than %d", r.size, queue.MaxSize)
 	}
 	cfg := queue.Config{
 		Size:     uint16(r.size),

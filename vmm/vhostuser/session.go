@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"sync/atomic"
 
 	"github.com/huskvm/husk/vmm/virtio"
 )
@@ -21,14 +20,6 @@ const (
 	protocolBackendReq  uint64 = 1 << 5
 	protocolConfig      uint64 = 1 << 9
 	protocolResetDevice uint64 = 1 << 13
-	protocolStatus      uint64 = 1 << 16
-)
-
-// Device status (virtio 1.2 §2.1), as far as it matters here.
-const (
-	statusDriverOK   = 4
-	statusNeedsReset = 64
-	statusFailed     = 128
 )
 
 // session is all that one front end has set. One goroutine owns it; the device's own call what virtio.Transport
@@ -37,25 +28,23 @@ type session struct {
 	device    virtio.Device
 	log       *slog.Logger
 	conn      *conn
-	sizes     []uint16 // of all the device's queues
+	queues    int // the device's, of which the first have rings
 	ownConfig bool
 
 	features uint64
 	protocol uint64
-	status   uint8
 	memory   *table // nil: none yet
 	rings    []ring // those that the front end hands over
 
-	running    bool // the device is activated
-	failed     bool // it could not be; not to be tried again as things are
-	needsReset atomic.Bool
-	upcall     donated // a socket
+	running bool    // the device is activated
+	failed  bool    // it could not be; not to be tried again as things are
+	upcall  donated // a socket
 }
 
-func newSession(cfg Config, sizes []uint16, c *net.UnixConn) *session {
+func newSession(cfg Config, c *net.UnixConn) *session {
 	return &session{
 		device: cfg.Device, log: cfg.Log.With("device", uint32(cfg.Device.ID())), conn: newConn(c),
-		sizes: sizes, ownConfig: cfg.OwnConfig, rings: make([]ring, cfg.Queues),
+		queues: len(cfg.Device.Queues()), ownConfig: cfg.OwnConfig, rings: make([]ring, cfg.Queues),
 	}
 }
 
@@ -91,23 +80,20 @@ func (s *session) end() error {
 
 // wanted says whether what the front end has set is complete, so that the device should run.
 //
-// With STATUS the driver says when: the rings are those with a kick by then, since QEMU doesn't mention what the
-// driver left unused. Without, all rings must be there. One that is disabled or was stopped holds up the others: the
-// device has one activation for all.
+// It is once all rings are enabled. A ring that was enabled without ever being started is one that the driver leaves
+// unused; where enabling is not a message of its own, all must be started. The device's status is not asked for:
+// QEMU 7.2 never says DRIVER_OK for a file system or a socket device.
 func (s *session) wanted() bool {
-	ready := 0
+	started := 0
 	for i := range s.rings {
 		switch r := &s.rings[i]; {
-		case r.ready():
-			ready++
-		case r.kick != nil || r.stopped:
+		case !r.enabled || r.stopped:
 			return false
+		case r.kick != nil:
+			started++
 		}
 	}
-	if s.protocol&protocolStatus != 0 {
-		return ready > 0 && s.status&(statusDriverOK|statusFailed) == statusDriverOK
-	}
-	return ready == len(s.rings)
+	return started == len(s.rings) || started > 0 && s.features&featureProtocol != 0
 }
 
 // reconcile starts or stops the device as wanted. The error is the device's, that it can't be stopped.
@@ -144,14 +130,14 @@ func (s *session) start() error {
 	}
 	a := &virtio.Activation{
 		Features: features, Memory: s.memory.space, Transport: s,
-		Queues: make([]*virtio.Virtqueue, len(s.sizes)),
+		Queues: make([]*virtio.Virtqueue, s.queues),
 	}
 	for i := range s.rings {
 		r := &s.rings[i]
-		if !r.ready() {
+		if r.kick == nil {
 			continue
 		}
-		if err := r.open(s.memory, features, s.sizes[i]); err != nil {
+		if err := r.open(s.memory, features); err != nil {
 			return fmt.Errorf("queue %d: %w", i, err)
 		}
 		a.Queues[i] = virtio.NewVirtqueue(r.queue, r.kick, func() { s.notify(&r.call) })
@@ -171,14 +157,12 @@ func (s *session) stop() error {
 		s.rings[i].settle()
 	}
 	s.running, s.failed = false, false
-	s.needsReset.Store(false)
 	return nil
 }
 
-// Fail implements virtio.Transport.
+// Fail implements virtio.Transport. The front end has no way to tell the guest.
 func (s *session) Fail(err error) {
 	s.log.Warn("device needs a reset", "error", err)
-	s.needsReset.Store(true)
 	for i := range s.rings {
 		s.notify(&s.rings[i].err)
 	}
