@@ -34,8 +34,6 @@ func main() {
 	switch what {
 	case "report":
 		report(string(line))
-	case "off":
-		reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	case "panic":
 		if err := os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0o200); err != nil {
 			fmt.Println("guest: sysrq:", err)
@@ -51,13 +49,8 @@ func main() {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
-	reboot(unix.LINUX_REBOOT_CMD_RESTART)
-}
-
-// reboot lets the console catch up before.
-func reboot(how int) {
-	_ = unix.IoctlSetInt(1, unix.TCSBRK, 1) // tcdrain
-	if err := unix.Reboot(how); err != nil {
+	_ = unix.IoctlSetInt(1, unix.TCSBRK, 1) // tcdrain: let the console catch up
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
 		fmt.Println("guest: reboot:", err)
 	}
 	select {}
