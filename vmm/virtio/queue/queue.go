@@ -49,6 +49,7 @@ type Config struct {
 	Desc     uint64 // guest physical addresses of the three areas
 	Driver   uint64 // avail ring
 	Device   uint64 // used ring
+	Start    uint16 // index at which both rings begin: not 0 in a queue that goes on
 	EventIdx bool   // negotiated features
 	Indirect bool
 }
@@ -89,7 +90,7 @@ func New(mem *memory.Space, cfg Config) (*Queue, error) {
 			return nil, Offence("%s at %#x is not aligned to %d", a.name, a.addr, a.align)
 		}
 	}
-	q := &Queue{mem: mem, cfg: cfg}
+	q := &Queue{mem: mem, cfg: cfg, nextAvail: cfg.Start, nextUsed: cfg.Start}
 	var err error
 	slice := func(addr, n uint64) (b []byte) {
 		if err == nil {
@@ -156,6 +157,14 @@ func (q *Queue) Push(chains ...*Chain) (interrupt bool) {
 		return q.nextUsed-q.usedEvent.Load()-1 < q.nextUsed-old
 	}
 	return q.availFlags.Load()&availNoInterrupt == 0
+}
+
+// Used is the index that the next chain to be pushed will have. A queue that begins there goes on where this one
+// ended, and takes chains that were taken in order and never pushed once more.
+func (q *Queue) Used() uint16 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.nextUsed
 }
 
 // EnableKicks asks the driver to kick for the next chain. True means that a chain has become available already,

@@ -1,0 +1,112 @@
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Config describes a QEMU process and its machine. Its files belong to Start, which closes them even if it fails.
+type Config struct {
+	Binary      Binary
+	Arch        string // of the guest, a GOARCH
+	KVM         bool   // else emulation
+	VCPUs       int
+	MemoryBytes uint64   // a multiple of 1 MiB; shared memory, so charged to whoever touches it first
+	Kernel      *os.File // opened again by QEMU, so a regular file that User may read
+	Initramfs   *os.File // likewise; may be nil
+	Cmdline     string   // all of it; KernelWords are what the machine needs of it
+	Devices     []Device // in this order
+	// Console is QEMU's end of a socket pair. The other end reads what the guest writes, and must go on reading: a
+	// guest whose console is full waits. What is written there is the guest's input. It may be nil.
+	Console *os.File
+	// Root is an empty directory that becomes QEMU's root once everything is open; empty for none.
+	Root string
+	// User is whom QEMU runs as, from its first instruction on; nil is the caller. Naming one needs root.
+	User *User
+	Log  *slog.Logger // may be nil
+}
+
+// User is a user and group id. Neither needs a name.
+type User struct{ UID, GID uint32 }
+
+// Kind is what a Device is.
+type Kind uint8
+
+// The vhost-user devices.
+const (
+	FS Kind = iota
+	Vsock
+	Block
+)
+
+// Device is a vhost-user device. Its back end must answer on the other end of Front before Start: QEMU does not come
+// up until it has its features.
+type Device struct {
+	Kind   Kind
+	Front  *os.File // QEMU's end of the socket pair
+	Tag    string   // FS: the name to mount by, at most 36 bytes
+	Queues int      // FS: request queues, Block: queues; 0 is 1
+}
+
+// check names what QEMU would fail with, or obey in a way that was not meant.
+func (c *Config) check() error {
+	b, err := boardOf(c.Arch)
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.Binary.Path == "":
+		return errors.New("no QEMU was given")
+	case c.Kernel == nil:
+		return errors.New("no kernel was given")
+	case c.VCPUs < 1:
+		return fmt.Errorf("%d vCPUs: a machine has at least one", c.VCPUs)
+	case c.MemoryBytes == 0 || c.MemoryBytes%(1<<20) != 0:
+		return fmt.Errorf("%d bytes of memory is not a multiple of 1 MiB", c.MemoryBytes)
+	case strings.ContainsRune(c.Cmdline, 0):
+		return errors.New("the kernel's command line has a NUL byte")
+	case c.Root != "" && (!filepath.IsAbs(c.Root) || strings.ContainsAny(c.Root, ",\x00")):
+		return fmt.Errorf("QEMU's root %q: an absolute path without commas", c.Root)
+	}
+	if n := len(c.Devices) + ownDevices(c); b.slots > 0 && n > b.slots {
+		return fmt.Errorf("%d devices: QEMU's machine %s has room for %d, of which it needs %d itself",
+			len(c.Devices), b.machine, b.slots, ownDevices(c))
+	}
+	for i, d := range c.Devices {
+		switch {
+		case d.Front == nil:
+			return fmt.Errorf("device %d has no socket", i)
+		case d.Queues < 0:
+			return fmt.Errorf("device %d has %d queues", i, d.Queues)
+		case d.Kind > Block:
+			return fmt.Errorf("device %d is of the unknown kind %d", i, d.Kind)
+		case d.Kind == FS && (d.Tag == "" || len(d.Tag) > 36 || strings.ContainsAny(d.Tag, ",\x00")):
+			return fmt.Errorf("file system tag %q: 1 to 36 bytes without commas", d.Tag)
+		}
+	}
+	return nil
+}
+
+// ownDevices counts the console, the entropy source and the balloon.
+func ownDevices(c *Config) int {
+	if c.Console == nil {
+		return 2
+	}
+	return 3
+}
+
+func (c *Config) close() {
+	files := []*os.File{c.Kernel, c.Initramfs, c.Console}
+	for _, d := range c.Devices {
+		files = append(files, d.Front)
+	}
+	for _, f := range files {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
