@@ -15,6 +15,14 @@
 // It holds nothing that outlives these calls.
 package arch
 
+import (
+	"errors"
+	"runtime"
+)
+
+// ErrUnsupported is what everything answers on an architecture without a built-in machine.
+var ErrUnsupported = errors.New("husk has no built-in VMM for " + runtime.GOARCH + ": QEMU runs guests there")
+
 // Range is a piece of the guest's physical address space.
 type Range struct{ Base, Size uint64 }
 

@@ -3,15 +3,9 @@
 package arch
 
 import (
-	"errors"
-	"runtime"
-
 	"github.com/huskvm/husk/vmm/kvm"
 	"github.com/huskvm/husk/vmm/memory"
 )
-
-// ErrUnsupported is what everything answers on an architecture without a built-in machine.
-var ErrUnsupported = errors.New("husk has no built-in VMM for " + runtime.GOARCH + ": use the qemu backend (vmm = \"qemu\")")
 
 // Supported says that there is a built-in machine.
 const Supported = false

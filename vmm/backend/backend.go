@@ -86,7 +86,8 @@ func (w Wish) builtin() error {
 }
 
 func (w Wish) qemu(reason string) (Choice, error) {
-	b, err := qemu.Find(runtime.GOARCH, w.QEMU)
+	// Whether it is new enough shows when it is started; asking it first would take as long as starting it.
+	b, err := qemu.Locate(runtime.GOARCH, w.QEMU)
 	if err != nil {
 		return Choice{}, err
 	}

@@ -110,6 +110,9 @@ func (e *emulated) load(cfg *Config) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	if e.process, err = qemu.Start(ctx, q); err != nil {
+		if _, unfit := qemu.Find(runtime.GOARCH, cfg.QEMU.Binary.Path); unfit != nil {
+			return unfit
+		}
 		return err
 	}
 	e.marks.Add("qemu started")

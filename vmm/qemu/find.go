@@ -25,8 +25,18 @@ var directories = []string{"/usr/local/bin", "/usr/bin", "/bin"}
 // probeTimeout is far above the tenth of a second that QEMU takes to tell its version.
 const probeTimeout = 30 * time.Second
 
-// Find looks for the QEMU of an architecture (a GOARCH), or checks the one that override names, and makes sure that
-// it is new enough and has the machine. It runs QEMU twice, side by side; that takes as long as loading QEMU does.
+// Locate looks for the QEMU of an architecture (a GOARCH), or takes the one that override names, without running it.
+func Locate(goarch, override string) (Binary, error) {
+	b, err := boardOf(goarch)
+	if err != nil {
+		return Binary{}, err
+	}
+	path, err := locate(b, override)
+	return Binary{Path: path}, err
+}
+
+// Find is Locate, and makes sure that the QEMU is new enough and has the machine. It runs QEMU twice, side by side; that
+// takes as long as loading QEMU does.
 func Find(goarch, override string) (Binary, error) {
 	b, err := boardOf(goarch)
 	if err != nil {
