@@ -94,15 +94,25 @@ func (c *transcript) String() string {
 // await waits until the console has text.
 func (c *transcript) await(t testing.TB, text string) {
 	t.Helper()
-	for deadline := time.After(patience); !strings.Contains(c.String(), text); {
+	if c.when(text, time.Time{}) == 0 {
+		t.Fatalf("no %q on the console:\n%s", text, c)
+	}
+}
+
+// when waits until the console has text, and returns the time since began; 0 if it does not come.
+func (c *transcript) when(text string, began time.Time) time.Duration {
+	for deadline := time.After(patience); ; {
+		if strings.Contains(c.String(), text) {
+			return time.Since(began)
+		}
 		select {
 		case <-c.more:
 		case <-c.done:
 			if !strings.Contains(c.String(), text) {
-				t.Fatalf("the console ends without %q:\n%s", text, c)
+				return 0
 			}
 		case <-deadline:
-			t.Fatalf("no %q on the console:\n%s", text, c)
+			return 0
 		}
 	}
 }

@@ -18,6 +18,9 @@ var MinVersion = Version{6, 2}
 // runWith is the release that has -run-with chroot=; 9.0 dropped -chroot.
 var runWith = Version{8, 1}
 
+// codeLocked is the first release that locks code while it is translated.
+var codeLocked = Version{8, 1}
+
 func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
 
 // Before says whether v is older than w.
