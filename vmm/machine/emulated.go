@@ -96,6 +96,11 @@ func (e *emulated) load(cfg *Config) error {
 	}
 	e.terminal = terminal
 	e.pump(cfg)
+	if cfg.VCPUs > 1 { // how those are emulated depends on the version
+		if cfg.QEMU.Binary, err = qemu.Find(runtime.GOARCH, cfg.QEMU.Binary.Path); err != nil {
+			return errors.Join(err, theirs.Close())
+		}
+	}
 	q := qemu.Config{
 		Binary: cfg.QEMU.Binary, Arch: runtime.GOARCH, KVM: cfg.QEMU.Accelerated,
 		VCPUs: cfg.VCPUs, MemoryBytes: cfg.Memory,

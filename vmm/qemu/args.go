@@ -8,6 +8,9 @@ import (
 // firstFD is the descriptor that the first inherited file has in QEMU, after stdin, stdout and stderr.
 const firstFD = 3
 
+// processName is what the host's process list says.
+const processName = "husk-qemu"
+
 // translationCache bounds what emulation keeps of translated code, in MiB. QEMU's own bound is an eighth of the host's
 // memory up to 1 GiB, all of it charged to the sandbox in time.
 const translationCache = 256
@@ -41,7 +44,7 @@ func (l *line) path(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", 
 // firstFD on. The guest does not run until it is told to by QMP.
 func arguments(c *Config, b board, qmp *os.File) ([]string, []*os.File) {
 	var l line
-	l.add("-M", b.options(c.KVM))
+	l.add("-name", "husk,process="+processName, "-M", b.options(c.KVM))
 	if c.KVM {
 		l.add("-accel", "kvm", "-cpu", "host")
 	} else {

@@ -62,7 +62,7 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 	if err := p.qmp.negotiate(ctx); err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.path, p.failure(err, len(cfg.Devices)))
 	}
-	p.log.Info("QEMU started", "pid", p.PID(), "version", cfg.Binary.Version.String(), "kvm", cfg.KVM)
+	p.log.Info("QEMU started", "pid", p.PID(), "path", p.path, "kvm", cfg.KVM)
 	return p, nil
 }
 

@@ -23,8 +23,7 @@ var onPC = []Word{
 // name the devices where nothing else does (virtio_mmio.device= on microvm).
 //
 // An emulated PC on a PC counts time by the host's own counter, but the guest cannot know its rate, and measuring it
-// against an emulated PIT fails on a busy host: the guest would be left with the clock of its timer tick. So the rate
-// is measured here, which takes a few milliseconds.
+// against an emulated PIT fails on a busy host: the guest would be left with the clock of its timer tick.
 func KernelWords(goarch string, kvm bool) []Word {
 	w := append([]Word(nil), everywhere...)
 	if goarch != "amd64" {
