@@ -73,7 +73,7 @@ func use(round int) error {
 	if err := mount("husk", "/mnt", "virtiofs"); err != nil {
 		return err
 	}
-	return errors.Join(files(round), sockets(), disk(round))
+	return errors.Join(sockets(), files(round), disk(round))
 }
 
 // files writes the sum of "in", and a file with its sum.
