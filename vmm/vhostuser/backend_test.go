@@ -88,7 +88,9 @@ func TestNothingIsLeft(t *testing.T) {
 		},
 		"close": func() {
 			_ = f.backend.Close()
+			f.backend.mu.Lock()
 			f.backend.closed = false // once more
+			f.backend.mu.Unlock()
 		},
 	} {
 		f.reconnect()

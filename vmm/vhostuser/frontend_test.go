@@ -26,8 +26,8 @@ const deadline = 10 * time.Second
 type echo struct {
 	workers     virtio.Workers
 	config      [8]byte
-	err         error
-	transport   virtio.Transport
+	broken      atomic.Bool
+	transport   atomic.Value // virtio.Transport
 	activations atomic.Int32
 	resets      atomic.Int32
 	queues      atomic.Int32 // of the last activation
@@ -46,7 +46,7 @@ func (e *echo) Reset() error {
 
 func (e *echo) Activate(a *virtio.Activation) error {
 	e.activations.Add(1)
-	e.transport = a.Transport
+	e.transport.Store(a.Transport)
 	e.queues.Store(0)
 	if len(a.Queues) != 3 {
 		return errors.New("three queues are mine")
@@ -64,7 +64,10 @@ func (e *echo) Activate(a *virtio.Activation) error {
 			return nil
 		})
 	}
-	return e.err
+	if e.broken.Load() {
+		return errors.New("broken")
+	}
+	return nil
 }
 
 // The front end's memory: two regions of one file, the second of which lies elsewhere in its address space.

@@ -209,7 +209,7 @@ func TestOffenceOnARingSignalsTheErrorDescriptor(t *testing.T) {
 
 func TestDeviceThatCannotStartIsReset(t *testing.T) {
 	f := connect(t)
-	f.device.err = errors.New("no")
+	f.device.broken.Store(true)
 	f.start()
 	f.wait(f.err)
 	f.want(1, 1, 2)
@@ -241,7 +241,7 @@ func TestChangeOfTheConfigurationIsTold(t *testing.T) {
 	}
 	defer file.Close()
 	f.do(setBackendReqFD, nil, int(file.Fd()))
-	f.device.transport.ConfigChanged()
+	f.device.transport.Load().(virtio.Transport).ConfigChanged()
 	_ = ours.SetReadDeadline(time.Now().Add(deadline))
 	var b [headerSize]byte
 	if _, err := io.ReadFull(ours, b[:]); err != nil {
