@@ -44,6 +44,7 @@ func run() error {
 			return err
 		}
 	}
+	uptime()
 	for round := range rounds {
 		if err := use(round); err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
@@ -54,9 +55,13 @@ func run() error {
 			}
 		}
 	}
-	uptime, err := os.ReadFile("/proc/uptime")
-	fmt.Printf("guest: up for %s", uptime)
-	return err
+	uptime()
+	return nil
+}
+
+func uptime() {
+	b, _ := os.ReadFile("/proc/uptime")
+	fmt.Printf("guest: up for %s", b)
 }
 
 func mount(source, dir, typ string) error {
