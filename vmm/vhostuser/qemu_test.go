@@ -27,7 +27,7 @@ import (
 const (
 	kernelEnv = "HUSK_TEST_KERNEL"
 	qemu      = "qemu-system-x86_64"
-	guestTime = 20 * time.Second // how long a guest may take; nothing waits that long unless it fails
+	guestTime = 2 * time.Minute // how long a guest may take; nothing waits that long unless it fails
 )
 
 // TestGuestInQEMU boots a real kernel under software emulation, with the real devices behind vhost-user. The guest is

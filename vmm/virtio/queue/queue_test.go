@@ -187,3 +187,22 @@ func TestRingsAtTheEndOfMemory(t *testing.T) {
 		}
 	}
 }
+
+func TestQueueGoesOnWhereAnotherEnded(t *testing.T) {
+	p := newPair(t, 4)
+	p.forward(t, 3)
+	p.SubmitHead(0)
+	p.pop(t) // taken, and never given back
+	p.Config.Start = p.dev.Used()
+	if p.Config.Start != 3 {
+		t.Fatalf("used index %d, want 3", p.Config.Start)
+	}
+	p.dev = device(t, p.d, p.Queue)
+	p.dev.Push(p.pop(t))
+	if head, _ := p.Used(); head != 0 || p.dev.Used() != 4 {
+		t.Errorf("head %d, index %d", head, p.dev.Used())
+	}
+	if c, err := p.dev.Pop(); c != nil || err != nil {
+		t.Errorf("there is no more: %v, %v", c, err)
+	}
+}

@@ -31,7 +31,12 @@ type Driver struct {
 // NewDriver returns a driver with size bytes of guest memory.
 func NewDriver(t testing.TB, size int) *Driver {
 	t.Helper()
-	ram := make([]byte, size)
+	return NewDriverIn(t, make([]byte, size))
+}
+
+// NewDriverIn returns a driver whose guest memory is ram, such as a mapping that is shared with the device.
+func NewDriverIn(t testing.TB, ram []byte) *Driver {
+	t.Helper()
 	mem, err := memory.NewSpace(memory.Region{Base: Base, Bytes: ram})
 	if err != nil {
 		t.Fatal(err)

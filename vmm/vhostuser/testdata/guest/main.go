@@ -44,6 +44,7 @@ func run() error {
 			return err
 		}
 	}
+	uptime()
 	for round := range rounds {
 		if err := use(round); err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
@@ -54,9 +55,13 @@ func run() error {
 			}
 		}
 	}
-	uptime, err := os.ReadFile("/proc/uptime")
-	fmt.Printf("guest: up for %s", uptime)
-	return err
+	uptime()
+	return nil
+}
+
+func uptime() {
+	b, _ := os.ReadFile("/proc/uptime")
+	fmt.Printf("guest: up for %s", b)
 }
 
 func mount(source, dir, typ string) error {
@@ -73,7 +78,7 @@ func use(round int) error {
 	if err := mount("husk", "/mnt", "virtiofs"); err != nil {
 		return err
 	}
-	return errors.Join(files(round), sockets(), disk(round))
+	return errors.Join(sockets(), files(round), disk(round))
 }
 
 // files writes the sum of "in", and a file with its sum.
