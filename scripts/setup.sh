@@ -25,8 +25,10 @@ installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx
 
 packages() {
 	# Kernel: a compiler and its friends. Tests: the host's kernel, its QEMU, containerd 1.6, runc, busybox.
+	# Other architectures: their compilers, for kernels, and QEMU's two kinds, for unit tests and for machines.
 	p="ca-certificates curl make gcc libc6-dev binutils flex bison bc libelf-dev libssl-dev xz-utils kmod git
-		busybox-static qemu-system-x86 containerd runc systemd dbus iproute2 protobuf-compiler"
+		busybox-static qemu-system-x86 containerd runc systemd dbus iproute2 protobuf-compiler
+		gcc-aarch64-linux-gnu gcc-s390x-linux-gnu qemu-user-static qemu-system-arm qemu-system-misc"
 	case $(. /etc/os-release; echo "$ID") in
 	debian) p="$p linux-image-amd64" ;;
 	*) p="$p linux-image-generic" ;;
