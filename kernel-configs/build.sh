@@ -37,6 +37,9 @@ esac
 fragments="base microvm container $arch"
 if [ "$(uname -m)" = "${tools%%-*}" ]; then tools=; fi
 
+# settings prints the fragments without their reasons: better words make no other kernel.
+settings() { for f in $fragments; do grep -E '^(# )?CONFIG_' "$here/$f.config"; done; }
+
 # kmake is make in the kernel's tree.
 kmake() { make -C "$tree" O="$obj" ARCH=$karch CROSS_COMPILE=$tools "$@"; }
 
@@ -74,7 +77,7 @@ check_config() {
 . "$here/source.env"
 mkdir -p "$cache" "$(dirname "$out")"
 src=$(find_source)
-key=$( (sha256sum <"$src"; for f in $fragments; do cat "$here/$f.config"; done; echo "$recipe") | sha256sum | cut -c1-16)
+key=$( (sha256sum <"$src"; settings; echo "$recipe") | sha256sum | cut -c1-16)
 done_dir=$cache/kernel-$arch-$key
 
 if [ ! -f "$done_dir/config" ]; then
@@ -89,7 +92,7 @@ if [ ! -f "$done_dir/config" ]; then
 	obj=$cache/obj-$key
 	rm -rf "$obj" && mkdir -p "$obj"
 	kmake -s tinyconfig >/dev/null
-	for f in $fragments; do cat "$here/$f.config"; done >>"$obj/.config"
+	settings >>"$obj/.config"
 	kmake -s olddefconfig 2>/dev/null
 	check_config "$obj/.config" || die "the configuration is not what the fragments ask for"
 	if [ -n "${HUSK_KERNEL_CONFIG_ONLY:-}" ]; then exit 0; fi
