@@ -18,6 +18,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 GO_BUILD   := go build -trimpath -ldflags '$(LDFLAGS)'
+GOARCHES   := amd64 arm64 ppc64le riscv64 s390x
 PROGRAMS   := $(addprefix $(BIN)/,containerd-shim-husk-v2 husk husk-vmm)
 ASSETS     := $(BIN)/husk-kernel $(BIN)/husk-initramfs
 
@@ -39,11 +40,11 @@ help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: setup build $(TESTBIN)/demo $(TESTBIN)/containerd $(TESTBIN)/image.tar ## Set up, build, and watch containers run in microVMs
+demo: setup-build build $(TESTBIN)/demo $(TESTBIN)/containerd $(TESTBIN)/image.tar ## Set up, build, and watch containers run in microVMs
 	@$(TESTBIN)/demo
 
 .PHONY: test
-test: setup check unit fuzz-seeds build e2e ## Everything: format, vet, lint, unit tests, fuzz seeds, end-to-end tests
+test: setup check unit unit-cross fuzz-seeds build cross e2e ## Everything: format, vet, lint, unit tests, fuzz seeds, all architectures, end-to-end tests
 	@echo "make test: all passed"
 
 .PHONY: build
@@ -65,6 +66,10 @@ uninstall: ## Remove what install put there
 setup: ## Install the packages and the Go that building and testing need
 	@scripts/setup.sh
 
+.PHONY: setup-build
+setup-build:
+	@scripts/setup.sh --build
+
 .PHONY: clean
 clean: ## Remove bin/; caches outside of the checkout stay
 	rm -rf $(BIN)
@@ -82,6 +87,10 @@ check: ## gofmt, go vet, staticcheck, generated code is current
 unit: ## Unit tests, with the race detector
 	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v -e /test/e2e -e /test/bench)
 	go test ./vmm/jail # what the race detector's cgo keeps it from
+
+.PHONY: unit-cross
+unit-cross: ## Unit tests on s390x (big-endian) and arm64, emulated by qemu-user
+	@scripts/cross.sh s390x arm64
 
 .PHONY: fuzz-seeds
 fuzz-seeds: ## Run each fuzz target over its seeds
@@ -113,8 +122,20 @@ proto: ## Generate the Go code of proto/ again
 host-shell: build $(TESTBIN)/host $(TESTBIN)/containerd $(TESTBIN)/image.tar ## A shell in the KVM test host, with bin/ on its PATH
 	@PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(TESTBIN):$$PATH" $(TESTBIN)/host -cgroup $(CGROUP) -interactive -- bash -l
 
+.PHONY: cross
+cross: $(addprefix cross-,$(GOARCHES)) ## Build the programs for every architecture, each into bin/GOARCH/
+
+.PHONY: $(addprefix cross-,$(GOARCHES))
+$(addprefix cross-,$(GOARCHES)): cross-%:
+	@mkdir -p $(BIN)/$*
+	@GOARCH=$* $(GO_BUILD) -o $(BIN)/$*/ ./shim/cmd/containerd-shim-husk-v2 ./shim/cmd/husk ./vmm/cmd/husk-vmm ./guest-agent/cmd/husk-agent
+
 .PHONY: kernel
 kernel: $(BIN)/husk-kernel ## Build the guest kernel alone
+
+.PHONY: kernel-arm64 kernel-s390x
+kernel-arm64: $(BIN)/arm64/husk-kernel ## Build the guest kernel of arm64, for QEMU
+kernel-s390x: $(BIN)/s390x/husk-kernel ## Build the guest kernel of s390x, for QEMU
 
 # Go knows best what is out of date; the rest is made once.
 .PHONY: FORCE
@@ -132,6 +153,8 @@ $(BIN)/husk-initramfs: $(BIN)/husk-agent
 	@go run ./guest-agent/cmd/mkinitramfs -init $< -o $@
 $(BIN)/husk-kernel: kernel-configs/*
 	@kernel-configs/build.sh $@ && touch $@
+$(BIN)/%/husk-kernel: kernel-configs/*
+	@kernel-configs/build.sh -a $* $@ && touch $@
 
 $(TESTBIN)/host $(TESTBIN)/demo $(TESTBIN)/bench: FORCE
 	@$(GO_BUILD) -o $@ ./test/$(@F)

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what building and testing husk needs, and is not there yet: Debian packages, and Go.
 #
-#   scripts/setup.sh          installs
+#   scripts/setup.sh          installs all of it
+#   scripts/setup.sh --build  installs what building and running need
 #   scripts/setup.sh --go     prints the directory, for PATH, of a Go that is new enough or will be after the set-up
 #
 # Works on Debian and Ubuntu, as root or with sudo. Does nothing, quickly, when everything is there.
@@ -23,14 +24,24 @@ as_root() {
 # installed says whether a package is there.
 installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
 
-packages() {
-	# Kernel: a compiler and its friends. Tests: the host's kernel, its QEMU, containerd 1.6, runc, busybox.
-	p="ca-certificates curl make gcc libc6-dev binutils flex bison bc libelf-dev libssl-dev xz-utils kmod git
-		busybox-static e2fsprogs qemu-system-x86 containerd runc systemd dbus iproute2 protobuf-compiler"
+# host_packages are those of a kernel for the test host, and of QEMU's s390x, which distributions pack differently.
+host_packages() {
 	case $(. /etc/os-release; echo "$ID") in
-	debian) p="$p linux-image-amd64" ;;
-	*) p="$p linux-image-generic" ;;
+	debian) echo linux-image-amd64 qemu-system-misc ;;
+	*) echo linux-image-generic qemu-system-s390x ;;
 	esac
+}
+
+packages() {
+	# Kernel: a compiler and its friends. Running: a QEMU, containerd 1.6, runc, busybox.
+	p="ca-certificates curl make gcc libc6-dev binutils flex bison bc libelf-dev libssl-dev xz-utils kmod git
+		busybox-static e2fsprogs qemu-system-x86 containerd runc iproute2"
+	if [ "$1" = all ]; then
+		# The KVM test host's kernel and its other init; other architectures: their compilers, for kernels, and
+		# QEMU's two kinds, for unit tests and for machines.
+		p="$p systemd dbus protobuf-compiler
+			gcc-aarch64-linux-gnu gcc-s390x-linux-gnu qemu-user-static qemu-system-arm $(host_packages)"
+	fi
 	for q in $p; do installed "$q" || echo "$q"; done
 	# The kernel's source is a package where Debian has it; elsewhere build.sh fetches the tarball.
 	if ! installed linux-source-6.12 && ! ls /usr/src/linux-source-6.12.tar.* >/dev/null 2>&1; then echo "?linux-source-6.12"; fi
@@ -73,8 +84,13 @@ if [ "${1:-}" = --go ]; then
 	exit
 fi
 
+case ${1:-} in
+'') what=all ;;
+--build) what=build ;;
+*) die "usage: setup.sh [--build | --go]" ;;
+esac
 [ -r /etc/debian_version ] || die "this is neither Debian nor Ubuntu: install the packages of scripts/setup.sh yourself"
-missing=$(packages)
+missing=$(packages "$what")
 if [ -n "$missing" ]; then
 	must=$(echo "$missing" | grep -v '^?' || true)
 	may=$(echo "$missing" | sed -n 's/^?//p')

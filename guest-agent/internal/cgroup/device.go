@@ -1,7 +1,10 @@
 package cgroup
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math/bits"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -44,7 +47,7 @@ func (g *Group) AllowDevices(rules []specs.LinuxDeviceCgroup) error {
 		return fmt.Errorf("open cgroup: %w", err)
 	}
 	defer dir.Close()
-	return attachDeviceProgram(int(dir.Fd()), program)
+	return attachDeviceProgram(int(dir.Fd()), encode(program))
 }
 
 // instruction is one of extended BPF: operation, registers, jump offset, immediate value.
@@ -53,6 +56,19 @@ type instruction struct {
 	registers uint8 // destination in the low half, source in the high one
 	offset    int16
 	imm       int32
+}
+
+// encode makes a program what the kernel reads: the registers of struct bpf_insn are bit fields, which big-endian
+// compilers fill from the top.
+func encode(program []instruction) []instruction {
+	if binary.NativeEndian.Uint16([]byte{0, 1}) != 1 {
+		return program
+	}
+	swapped := slices.Clone(program)
+	for i := range swapped {
+		swapped[i].registers = bits.RotateLeft8(swapped[i].registers, 4)
+	}
+	return swapped
 }
 
 // Registers of the program, and operations that package unix has no names for.

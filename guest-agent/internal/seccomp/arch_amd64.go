@@ -12,8 +12,8 @@ const (
 
 func knownArches() []knownArch {
 	return []knownArch{
-		{name: specs.ArchX86_64, audit: unix.AUDIT_ARCH_X86_64},
-		{name: specs.ArchX86, audit: unix.AUDIT_ARCH_I386},
+		{name: specs.ArchX86_64, audit: unix.AUDIT_ARCH_X86_64, table: nativeTable},
+		{name: specs.ArchX86, audit: unix.AUDIT_ARCH_I386, table: compatTable},
 		{name: specs.ArchX32, x32: true},
 	}
 }

@@ -12,7 +12,7 @@ const (
 
 func knownArches() []knownArch {
 	return []knownArch{
-		{name: specs.ArchAARCH64, audit: unix.AUDIT_ARCH_AARCH64},
-		{name: specs.ArchARM, audit: unix.AUDIT_ARCH_ARM},
+		{name: specs.ArchAARCH64, audit: unix.AUDIT_ARCH_AARCH64, table: nativeTable},
+		{name: specs.ArchARM, audit: unix.AUDIT_ARCH_ARM, table: compatTable},
 	}
 }

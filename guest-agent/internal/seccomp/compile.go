@@ -7,11 +7,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Offsets in struct seccomp_data.
+// Offsets in struct seccomp_data. Its fields are in the kernel's byte order.
 const (
 	offsetNumber = 0
 	offsetArch   = 4
 	offsetArgs   = 16
+)
+
+// auditLittleEndian is __AUDIT_ARCH_LE of <linux/audit.h>. A companion has its native architecture's byte order.
+const (
+	auditLittleEndian = 0x40000000
+	bigEndian         = nativeAudit&auditLittleEndian == 0
 )
 
 // maxInstructions is BPF_MAXINSNS.
@@ -108,6 +114,9 @@ func test(c condition) []instruction {
 	at := uint32(offsetArgs + 8*c.Index)
 	hi, lo := uint32(c.Value>>32), uint32(c.Value)
 	loadHi, loadLo := load(at+4), load(at)
+	if bigEndian {
+		loadHi, loadLo = loadLo, loadHi
+	}
 	switch c.Op {
 	case specs.OpEqualTo:
 		return []instruction{

@@ -124,8 +124,7 @@ func answer(action specs.LinuxSeccompAction, errno *uint) (uint32, error) {
 // architectures chooses, of those the profile names, the ones this kernel can run; the native one always counts.
 func architectures(names []specs.Arch) ([]arch, error) {
 	known := knownArches()
-	native := arch{audit: known[0].audit, table: nativeTable}
-	list := []arch{native}
+	list := []arch{{audit: known[0].audit, table: known[0].table}}
 	for _, n := range names {
 		if !strings.HasPrefix(string(n), "SCMP_ARCH_") {
 			return nil, fmt.Errorf("seccomp: unknown architecture %q", n)
@@ -136,16 +135,18 @@ func architectures(names []specs.Arch) ([]arch, error) {
 			case k.x32:
 				list[0].x32 = true
 			default:
-				list = append(list, arch{audit: k.audit, table: compatTable})
+				list = append(list, arch{audit: k.audit, table: k.table})
 			}
 		}
 	}
 	return list, nil
 }
 
+// knownArch is what a profile may name here; the native one comes first.
 type knownArch struct {
 	name  specs.Arch
 	audit uint32
+	table string
 	x32   bool
 }
 

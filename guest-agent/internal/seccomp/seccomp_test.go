@@ -12,10 +12,10 @@ import (
 func evaluate(t *testing.T, program []unix.SockFilter, audit, nr uint32, args ...uint64) uint32 {
 	t.Helper()
 	data := make([]byte, 64)
-	binary.LittleEndian.PutUint32(data[offsetNumber:], nr)
-	binary.LittleEndian.PutUint32(data[offsetArch:], audit)
+	binary.NativeEndian.PutUint32(data[offsetNumber:], nr)
+	binary.NativeEndian.PutUint32(data[offsetArch:], audit)
 	for i, a := range args {
-		binary.LittleEndian.PutUint64(data[offsetArgs+8*i:], a)
+		binary.NativeEndian.PutUint64(data[offsetArgs+8*i:], a)
 	}
 	var acc uint32
 	for pc := 0; pc < len(program); pc++ {
@@ -29,7 +29,7 @@ func evaluate(t *testing.T, program []unix.SockFilter, audit, nr uint32, args ..
 		}
 		switch i.Code {
 		case unix.BPF_LD | unix.BPF_W | unix.BPF_ABS:
-			acc = binary.LittleEndian.Uint32(data[i.K:])
+			acc = binary.NativeEndian.Uint32(data[i.K:])
 		case unix.BPF_ALU | unix.BPF_AND | unix.BPF_K:
 			acc &= i.K
 		case unix.BPF_JMP | unix.BPF_JA:
@@ -166,6 +166,56 @@ func TestSystemCallsNewerThanTheProfileAnswerENOSYS(t *testing.T) {
 	}
 	if got := evaluate(t, p, nativeAudit, unix.SYS_CLONE3+5); got != unix.SECCOMP_RET_ERRNO|uint32(unix.ENOSYS) {
 		t.Errorf("a newer one: got %#x", got)
+	}
+}
+
+// The number of exit_group, which has never changed, and tells the tables apart.
+func TestTablesAreThoseOfTheirArchitecture(t *testing.T) {
+	exitGroup := map[specs.Arch]uint32{
+		specs.ArchX86_64: 231, specs.ArchX86: 252, specs.ArchAARCH64: 94, specs.ArchARM: 248,
+		specs.ArchS390X: 248, specs.ArchS390: 248, specs.ArchPPC64LE: 234, specs.ArchRISCV64: 94,
+	}
+	for _, k := range knownArches() {
+		if k.x32 {
+			continue
+		}
+		numbers := parseTable(k.table)
+		if got := numbers["exit_group"]; got != exitGroup[k.name] {
+			t.Errorf("%s: exit_group is %d, want %d", k.name, got, exitGroup[k.name])
+		}
+		if len(numbers) < 300 {
+			t.Errorf("%s: only %d system calls", k.name, len(numbers))
+		}
+		// 31-bit programs of s390 have what its 64-bit ones never had, as every 32-bit architecture does.
+		if _, has := numbers["fcntl64"]; has != (k.audit&audit64Bit == 0) {
+			t.Errorf("%s: has fcntl64: %v", k.name, has)
+		}
+	}
+}
+
+// audit64Bit is __AUDIT_ARCH_64BIT of <linux/audit.h>.
+const audit64Bit = 0x80000000
+
+func TestACompanionArchitectureIsFilteredOnlyIfNamed(t *testing.T) {
+	for _, k := range knownArches()[1:] {
+		if k.x32 {
+			continue
+		}
+		nr := parseTable(k.table)["exit_group"]
+		p := &specs.LinuxSeccomp{
+			DefaultAction: specs.ActErrno,
+			Syscalls:      []specs.LinuxSyscall{{Names: []string{"exit_group"}, Action: specs.ActAllow}},
+		}
+		if got := evaluate(t, compile(t, p), k.audit, nr); got != unix.SECCOMP_RET_KILL_THREAD {
+			t.Errorf("%s, not named: got %#x", k.name, got)
+		}
+		p.Architectures = []specs.Arch{k.name}
+		if got := evaluate(t, compile(t, p), k.audit, nr); got != unix.SECCOMP_RET_ALLOW {
+			t.Errorf("%s, named: got %#x", k.name, got)
+		}
+		if got := evaluate(t, compile(t, p), k.audit, nr-1); got != unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM) {
+			t.Errorf("%s, another call: got %#x", k.name, got)
+		}
 	}
 }
 

@@ -95,3 +95,34 @@ func TestCapabilitiesAreReadByName(t *testing.T) {
 		t.Errorf("%d names, the kernel's header has %d", len(capabilityNames), unix.CAP_LAST_CAP+1)
 	}
 }
+
+func TestATerminalIsFoundByItsNumber(t *testing.T) {
+	master, err := openMaster()
+	if err != nil {
+		t.Skip("no terminals here: ", err)
+	}
+	defer unix.Close(master)
+	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	name, err := slaveName(master)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The first of its devpts has number 0 in either byte order; a second one keeps this honest.
+	other, err := openMaster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(other)
+	second, err := slaveName(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	for _, n := range []string{name, second} {
+		if err := unix.Stat(n, &st); err != nil {
+			t.Errorf("%s: %v", n, err)
+		}
+	}
+}

@@ -57,17 +57,26 @@ func openMaster() (int, error) {
 	return fd, err
 }
 
-func bindConsole(master int) error {
-	n, err := unix.IoctlGetInt(master, unix.TIOCGPTN)
+// slaveName is where devpts shows the other side. The kernel writes 32 bits, whatever Go's int has.
+func slaveName(master int) (string, error) {
+	n, err := unix.IoctlGetUint32(master, unix.TIOCGPTN)
 	if err != nil {
-		return fmt.Errorf("number of the terminal: %w", err)
+		return "", fmt.Errorf("number of the terminal: %w", err)
+	}
+	return "/dev/pts/" + strconv.FormatUint(uint64(n), 10), nil
+}
+
+func bindConsole(master int) error {
+	slave, err := slaveName(master)
+	if err != nil {
+		return err
 	}
 	fd, err := unix.Open("/dev/console", unix.O_CREAT|unix.O_RDONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o666)
 	if err == nil {
 		unix.Close(fd)
 	}
 	// Whether it was there or is made: if it can't be covered, the mount says so.
-	if err := unix.Mount("/dev/pts/"+strconv.Itoa(n), "/dev/console", "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(slave, "/dev/console", "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind the terminal to /dev/console: %w", err)
 	}
 	return nil

@@ -91,7 +91,7 @@ func openTerminal(size wire.Winsize) (*stdio, error) {
 		if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
 			return fmt.Errorf("unlock terminal: %w", err)
 		}
-		n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+		n, err := unix.IoctlGetUint32(fd, unix.TIOCGPTN)
 		if err != nil {
 			return fmt.Errorf("number terminal: %w", err)
 		}

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Runs the unit tests of other architectures under qemu-user: byte order, structures and system call numbers are
+# theirs, the kernel is this machine's.
+#
+#   scripts/cross.sh GOARCH…
+set -eu
+cd "$(dirname "$0")/.."
+
+# What qemu-user can't run: a package, the test (- is all of them), the reason. Those of test/ are of the machine
+# that tests, not of the one that runs husk.
+skipped='
+guest-agent/internal/agent     -  starts itself in new namespaces, and the kernel knows its own programs only
+shim/internal/manager          -  starts itself as the shim daemon: likewise
+vmm/jail                       -  starts itself jailed: likewise
+vmm/virtio/fs                  TestKernel.*  mounts through /dev/fuse, and starts itself
+vmm/virtio/fs                  TestFilesAreCreatedWrittenReadAndTruncated  pwritev2 is not emulated
+shim/internal/mounts           TestAForeignImageIsRefusedByItsArchitecture  openat2 is not emulated
+vmm/kvm                        TestRequireNamesEveryMissingCapability  the ioctls of /dev/kvm are not emulated
+'
+rows=$(echo "$skipped" | grep .)
+module=$(go list -m)
+packages=$(echo "$rows" | awk -v m="$module" '$2 == "-" {print m "/" $1}')
+tests=$(echo "$rows" | awk '$2 != "-" {print $2}' | paste -sd'|')
+
+for arch in "$@"; do
+	case $arch in
+	amd64) cpu=x86_64 ;;
+	arm64) cpu=aarch64 ;;
+	*) cpu=$arch ;;
+	esac
+	emulator=qemu-$cpu-static
+	command -v "$emulator" >/dev/null || { echo "cross: no $emulator: install the package qemu-user-static" >&2; exit 1; }
+	echo "== $arch under $emulator; skipped:"
+	echo "$rows" | sed 's/^/   /'
+	# Short: the emulated processor is some twenty times slower.
+	GOARCH=$arch go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./guest-agent/... ./shim/... ./vmm/... |
+		grep -vxF "$packages" | GOARCH=$arch xargs go test -short -exec "$emulator" -skip "^($tests)\$"
+done
