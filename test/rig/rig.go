@@ -119,7 +119,10 @@ func (r *Rig) end(sig syscall.Signal) error {
 
 // Ctr is a call of ctr, not started yet.
 func (r *Rig) Ctr(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, r.tool("ctr"), append([]string{"--address", r.Address()}, args...)...)
+	cmd := exec.CommandContext(ctx, r.tool("ctr"), append([]string{"--address", r.Address()}, args...)...)
+	// What containerd thinks of the host's cgroup v1 is not the container's output.
+	cmd.Env = append(os.Environ(), "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=true")
+	return cmd
 }
 
 // RunArgs are ctr's arguments for a husk container of the test image: flags go before, args are the command.
