@@ -111,6 +111,11 @@ func (p *program) prepare() error {
 		}
 	}
 	unix.Umask(0)
+	if a := p.process.ExecCPUAffinity; a != nil && p.config.Spec == nil {
+		if err := setAffinity("initial", a.Initial); err != nil {
+			return err
+		}
+	}
 	if p.config.Spec != nil {
 		err = p.makeContainer()
 	} else {
@@ -138,6 +143,14 @@ func (p *program) run() int {
 	}
 	if p.missing != nil {
 		return p.refuse(p.missing)
+	}
+	if a := p.process.ExecCPUAffinity; a != nil && p.config.Spec == nil {
+		if err := setAffinity("final", a.Final); err != nil {
+			return fail(err)
+		}
+	}
+	if err := p.startHooks(); err != nil {
+		return fail(err)
 	}
 	if p.filter != nil {
 		if err := p.filter(); err != nil {
