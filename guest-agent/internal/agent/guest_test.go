@@ -199,7 +199,7 @@ func (g *guest) makeRoot(busybox string) {
 	}
 	g.file("bin/busybox", string(text), 0o755)
 	for applet := range strings.FieldsSeq(`sh ash cat echo true false sleep id env ls stat mount hostname kill head
-		sha256sum dd mkdir touch ps stty tty test grep readlink pwd nslookup cut chown chmod umount ln find chrt ionice taskset ifconfig md5sum trap umask od tail seq wc`) {
+		sha256sum dd mkdir touch ps stty tty test grep readlink pwd nslookup cut chown chmod umount ln find chrt ionice tr ifconfig md5sum trap umask od tail seq wc`) {
 		if err := os.Symlink("busybox", filepath.Join(g.root, "bin", applet)); err != nil {
 			g.t.Fatal(err)
 		}

@@ -43,7 +43,7 @@ func TestAUserNamespaceHasItsMappingsAndItsCapabilities(t *testing.T) {
 		{"cat /proc/self/uid_map /proc/self/gid_map", "         0     100000      65536\n         0     100000      65536\n"},
 		{"id -u; id -g; id -G", "0\n0\n0\n"},
 		{"grep CapEff /proc/self/status", "CapEff:\t00000000080000eb\n"},
-		{"stat -c %u /proc/self /bin/sh", "0\n0\n"},
+		{"stat -c %u /proc/self/ /bin/sh", "0\n0\n"},
 		{"touch /made && stat -c %u:%g /made", "0:0\n"},
 		{"chown 5:6 /made && stat -c %u:%g /made", "5:6\n"},
 		{"hostname; ls -d /proc/[0-9]* | head -n 1", "testhost\n/proc/1\n"},

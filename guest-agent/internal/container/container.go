@@ -217,7 +217,7 @@ func (c *Container) prepareExec(ctx context.Context, init *process.Process, spec
 	// A container that made groups of its own lives in one of them; so does what joins it.
 	o.OtherCgroup = func() (*os.File, error) { return c.group.OpenOf(init.PID) }
 	p, err := c.runner.Prepare(ctx, o)
-	if err != nil && !init.Running() {
+	if err != nil && init.Exiting(err) {
 		return nil, fmt.Errorf("container %q is not running: its init: %w (%w)", c.ID, process.ErrEnded, err)
 	}
 	return p, err

@@ -206,6 +206,22 @@ func (p *Process) Running() bool {
 	return p.state != ended
 }
 
+// exitTime is how long a process may take from where nobody can join it any more to its end.
+const exitTime = time.Second
+
+// Exiting tells whether err, of joining this process, is because of its end, and waits for that.
+func (p *Process) Exiting(err error) bool {
+	if !errors.Is(err, unix.ESRCH) && !errors.Is(err, errStageGone) {
+		return !p.Running()
+	}
+	select {
+	case <-p.done:
+		return true
+	case <-time.After(exitTime):
+		return false // the joining process has ended by itself
+	}
+}
+
 // Signal sends a signal. To a process that was not started yet, one that would end it ends it.
 func (p *Process) Signal(sig unix.Signal) error {
 	p.mu.Lock()

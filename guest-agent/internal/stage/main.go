@@ -55,8 +55,12 @@ func readConfig() (*Config, error) {
 }
 
 func fail(err error) int {
+	m := Message{Error: err.Error()}
+	if errno := unix.Errno(0); errors.As(err, &errno) {
+		m.Errno = int(errno)
+	}
 	// Without the agent there is nobody left to tell.
-	_ = send(Message{Error: err.Error()}, -1)
+	_ = send(m, -1)
 	return 1
 }
 

@@ -60,4 +60,5 @@ type Config struct {
 // Message is what a stage process tells the agent.
 type Message struct {
 	Error string `json:"error,omitempty"` // empty: ready
+	Errno int    `json:"errno,omitempty"` // of the system call that is the reason, if there is one
 }
