@@ -50,7 +50,11 @@ func (p *program) runHooks(kind string, hooks []specs.Hook, status specs.Contain
 		return fmt.Errorf("encode the state for %s hooks: %w", kind, err)
 	}
 	for _, h := range hooks {
-		if err := runHook(h, state); err != nil {
+		err := runHook(h, state)
+		if errors.Is(err, unix.ENOENT) && status == specs.StateCreating {
+			return fmt.Errorf("%s hook %s: %w in the guest, where it would run", kind, h.Path, err)
+		}
+		if err != nil {
 			return fmt.Errorf("%s hook %s: %w", kind, h.Path, err)
 		}
 	}
