@@ -3,6 +3,7 @@ package container
 import (
 	"fmt"
 
+	"github.com/huskvm/husk/guest-agent/internal/stage"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -24,6 +25,8 @@ func ignored(s *specs.Spec) []string {
 	note(p.ApparmorProfile != "", "process.apparmorProfile", noModule)
 	note(p.SelinuxLabel != "", "process.selinuxLabel", noModule)
 	note(p.User.Username != "" && (p.User.UID != 0 || p.User.GID != 0), "process.user.username", "uid and gid are given")
+	unknown := stage.UnknownCapabilities(p.Capabilities)
+	note(len(unknown) > 0, "process.capabilities", fmt.Sprintf("the guest's kernel has no %v", unknown))
 	l := s.Linux
 	if l == nil {
 		return list

@@ -106,10 +106,8 @@ func forkInto(o Options, files []uintptr) (int, error) {
 		err error
 	}
 	done := make(chan result, 1)
-	go func() {
-		// setns(2) changes where this thread's children are born. The thread is given up with its goroutine,
-		// which does not unlock it.
-		runtime.LockOSThread()
+	go onThreadOfItsOwn(func() {
+		// setns(2) changes where this thread's children are born.
 		for _, n := range o.Join {
 			if err := unix.Setns(int(n.File.Fd()), n.Flag); err != nil {
 				done <- result{err: fmt.Errorf("join namespace %s: %w", n.File.Name(), err)}
@@ -123,9 +121,27 @@ func forkInto(o Options, files []uintptr) (int, error) {
 			r.pid, r.err = forkSingle(o, files)
 		}
 		done <- r
-	}()
+	})
 	r := <-done
 	return r.pid, r.err
+}
+
+// onThreadOfItsOwn calls f on a thread that is given up afterwards, and is not the first one: that one would never end,
+// and its namespaces are what /proc shows as the agent's.
+func onThreadOfItsOwn(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return // locked, so the thread ends with the goroutine
+	}
+	defer runtime.UnlockOSThread()
+	done := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		f()
+		close(done)
+	}()
+	<-done
 }
 
 func forkPlain(o Options, files []uintptr) (int, error) {
