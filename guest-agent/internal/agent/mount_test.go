@@ -92,7 +92,7 @@ func TestOptionsOfMounts(t *testing.T) {
 		{"remount of a bind", []specs.Mount{
 			{Destination: "/x", Type: "bind", Source: g.inside(g.root) + "/etc", Options: []string{"bind"}},
 			{Destination: "/x", Type: "bind", Options: []string{"remount", "bind", "ro", "nosuid"}}},
-			"touch /x/y 2>/dev/null || grep -o ' /x [a-z,]*' /proc/self/mountinfo", " /x ro,nosuid,relatime\n"},
+			"touch /x/y 2>/dev/null || grep -o ' /x ro,nosuid' /proc/self/mountinfo", " /x ro,nosuid\n"},
 		{"flags of a file system on a bind", []specs.Mount{
 			{Destination: "/x", Type: "bind", Source: g.inside(g.root) + "/etc", Options: []string{"bind", "sync", "lazytime"}}},
 			"ls -d /x", "/x\n"},
