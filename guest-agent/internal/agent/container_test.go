@@ -95,11 +95,64 @@ func TestAFailedSetUpNamesTheThingAndLeavesNothing(t *testing.T) {
 		{"rlimit", func(s *specs.Spec) { s.Process.Rlimits[0].Type = "RLIMIT_X" }, "RLIMIT_X"},
 		{"sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.no.such": "1"} }, "net.no.such"},
 		{"namespace", func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "moon"})
+		}, `"moon"`},
+		{"user namespace without mappings", func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
-		}, `"user"`},
-		{"hooks", func(s *specs.Spec) {
+		}, "uidMappings"},
+		{"mappings without a user namespace", func(s *specs.Spec) {
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 100000, Size: 1}}
+		}, "user namespace"},
+		{"no root in a user namespace", func(s *specs.Spec) {
+			userNamespace(s)
+			s.Linux.UIDMappings[0].ContainerID = 5
+		}, "nothing is mapped to 0"},
+		{"mappings that overlap", func(s *specs.Spec) {
+			userNamespace(s)
+			s.Linux.UIDMappings = append(s.Linux.UIDMappings, s.Linux.UIDMappings[0])
+		}, "uid_map"},
+		{"time offsets without a namespace", func(s *specs.Spec) {
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}}
+		}, "timeOffsets"},
+		{"an unknown clock", func(s *specs.Spec) {
+			timeNamespace(s, "realtime", 1)
+		}, `"realtime"`},
+		{"namespace path", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/no/such/ns" }, "ipc namespace /no/such/ns"},
+		{"namespace of another kind", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/proc/self/ns/uts" }, "/proc/self/ns/uts"},
+		{"namespace of no container", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "container:none" }, `"none"`},
+		{"mount namespace path", func(s *specs.Spec) { s.Linux.Namespaces[3].Path = "/proc/self/ns/mnt" }, "mount namespace"},
+		{"host's hook", func(s *specs.Spec) {
 			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}}
 		}, "hooks"},
+		{"hook", func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/no/such/hook"}}}
+		}, "createContainer hook /no/such/hook"},
+		{"environment", func(s *specs.Spec) { s.Process.Env = append(s.Process.Env, "NOVALUE") }, `"NOVALUE"`},
+		{"a limit given twice", func(s *specs.Spec) {
+			s.Process.Rlimits = append(s.Process.Rlimits, s.Process.Rlimits[0])
+		}, "RLIMIT_NOFILE is given twice"},
+		{"swap below memory", func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(1 << 30)), Swap: new(int64(1))}}
+		}, "memory.swap"},
+		{"unified", func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{Unified: map[string]string{"no.such": "1"}}
+		}, "no.such"},
+		{"device in the place of something else", func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/bin/data", Type: "c", Major: 1, Minor: 3}}
+		}, "/bin/data"},
+		{"file system's option on a bind", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data", Type: "bind", Source: "/", Options: []string{"rbind", "size=1m"}})
+		}, `"size"`},
+		{"ids of a new file system", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data", Type: "tmpfs", Options: []string{"idmap"}})
+		}, "mount /data"},
+		{"scheduler", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_X"} }, "SCHED_X"},
+		{"memory policy", func(s *specs.Spec) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "MPOL_X"}
+		}, "MPOL_X"},
+		{"network devices", func(s *specs.Spec) {
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}}
+		}, "netDevices"},
 		{"args", func(s *specs.Spec) { s.Process.Args = nil }, "process.args"},
 	} {
 		s := g.spec("true")
@@ -309,6 +362,7 @@ func TestUsers(t *testing.T) {
 		{"root", specs.User{}, "0 0 0 /root"},
 		{"by number", specs.User{UID: 1000, GID: 1000, AdditionalGids: []uint32{50, 60}}, "1000 1000 1000 50 60 /home/joe"},
 		{"by name", specs.User{Username: "joe"}, "1000 1000 1000 50 /home/joe"},
+		{"by number, with a name beside it", specs.User{UID: 4711, GID: 4712, Username: "joe"}, "4711 4712 4712 /"},
 		{"unknown number", specs.User{UID: 4711, GID: 4712}, "4711 4712 4712 /"},
 	} {
 		s := g.spec("sh", "-c", "echo $(id -u) $(id -g) $(id -G) $HOME; echo again > /dev/stderr")

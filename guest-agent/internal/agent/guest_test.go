@@ -199,7 +199,7 @@ func (g *guest) makeRoot(busybox string) {
 	}
 	g.file("bin/busybox", string(text), 0o755)
 	for applet := range strings.FieldsSeq(`sh ash cat echo true false sleep id env ls stat mount hostname kill head
-		sha256sum dd mkdir touch ps stty tty test grep readlink pwd nslookup ifconfig md5sum trap umask od tail seq wc`) {
+		sha256sum dd mkdir touch ps stty tty test grep readlink pwd nslookup cut chown chmod umount ln find chrt ionice tr ifconfig md5sum trap umask od tail seq wc`) {
 		if err := os.Symlink("busybox", filepath.Join(g.root, "bin", applet)); err != nil {
 			g.t.Fatal(err)
 		}
@@ -461,6 +461,22 @@ func (r *running) line(want string) {
 		got = append(got, b...)
 	}
 	_ = r.stdout.SetDeadline(time.Time{})
+}
+
+// readLine reads one line.
+func (r *running) readLine() string {
+	r.g.t.Helper()
+	_ = r.stdout.SetDeadline(time.Now().Add(20 * time.Second))
+	defer func() { _ = r.stdout.SetDeadline(time.Time{}) }()
+	var got []byte
+	for b := make([]byte, 1); ; {
+		if _, err := io.ReadFull(r.stdout, b); err != nil {
+			r.g.t.Fatalf("waiting for a line, got %q: %v", got, err)
+		}
+		if got = append(got, b...); b[0] == '\n' {
+			return string(got)
+		}
+	}
 }
 
 func mustFail(t *testing.T, err error, want string) {

@@ -93,11 +93,12 @@ func (s *Service) ExecProcess(ctx context.Context, req *agentv1.ExecProcessReque
 
 // StartProcess lets a prepared process execute.
 func (s *Service) StartProcess(_ context.Context, req *agentv1.StartProcessRequest) (*agentv1.StartProcessResponse, error) {
-	p, err := s.containers.Process(req.GetContainerId(), req.GetExecId())
+	c, err := s.containers.Get(req.GetContainerId())
 	if err != nil {
 		return nil, translate(err)
 	}
-	if err := p.Start(); err != nil {
+	p, err := c.Start(req.GetExecId())
+	if err != nil {
 		return nil, translate(err)
 	}
 	return &agentv1.StartProcessResponse{Pid: uint32(p.PID)}, nil

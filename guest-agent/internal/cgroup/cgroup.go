@@ -88,6 +88,24 @@ func delegate(dir string) error {
 // Dir is the group's directory.
 func (g *Group) Dir() string { return g.dir }
 
+// delegated lists the files of a group that its owner may write, as the kernel has them.
+const delegated = "/sys/kernel/cgroup/delegate"
+
+// Own gives the group to a user: the directory and the files by which one manages groups, not the limits.
+func (g *Group) Own(uid int) error {
+	files := []string{"", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"}
+	if text, err := os.ReadFile(delegated); err == nil {
+		files = append(strings.Fields(string(text)), "")
+	}
+	for _, f := range files {
+		err := os.Chown(filepath.Join(g.dir, f), uid, -1)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("give the cgroup to user %d: %w", uid, err)
+		}
+	}
+	return nil
+}
+
 // Open is the directory as clone3(2) wants it.
 func (g *Group) Open() (*os.File, error) {
 	return os.OpenFile(g.dir, unix.O_PATH|unix.O_DIRECTORY, 0)

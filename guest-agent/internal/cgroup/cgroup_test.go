@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -23,6 +24,25 @@ func TestLimitsAreTranslatedToVersion2(t *testing.T) {
 			map[string]string{"cpu.weight": "100"}},
 		{"memory and swap", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(100)), Swap: new(int64(150))}},
 			map[string]string{"memory.max": "100", "memory.swap.max": "50"}},
+		{"swap without a limit of memory", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(-1)), Swap: new(int64(150))}},
+			map[string]string{"memory.max": "max", "memory.swap.max": "150"}},
+		{"no swap", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(100)), Swap: new(int64(100))}},
+			map[string]string{"memory.max": "100", "memory.swap.max": "0"}},
+		{"swap not said", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(100)), Reservation: new(int64(50))}},
+			map[string]string{"memory.max": "100", "memory.low": "50"}},
+		{"memory lifted and swap not said", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(-1))}},
+			map[string]string{"memory.max": "max", "memory.swap.max": "max"}},
+		{"idle", specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: new(int64(1)), Shares: new(uint64(1024))}},
+			map[string]string{"cpu.idle": "1"}},
+		{"burst, processors, nodes", specs.LinuxResources{CPU: &specs.LinuxCPU{Burst: new(uint64(500)), Cpus: "0-1", Mems: "0"}},
+			map[string]string{"cpu.max.burst": "500", "cpuset.cpus": "0-1", "cpuset.mems": "0"}},
+		{"huge pages", specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}}},
+			map[string]string{"hugetlb.2MB.max": "4194304", "hugetlb.2MB.rsvd.max": "4194304"}},
+		{"block devices", specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
+			Weight: new(uint16(1000)), ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{throttle(254, 16, 4096)}}},
+			map[string]string{"io.bfq.weight": "1000", "io.max": "254:16 rbps=4096"}},
+		{"rdma", specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx": {HcaHandles: new(uint32(2)), HcaObjects: new(uint32(9))}}},
+			map[string]string{"rdma.max": "mlx hca_handle=2 hca_object=9"}},
 		{"memory lifted", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(-1)), Swap: new(int64(-1))}},
 			map[string]string{"memory.max": "max", "memory.swap.max": "max"}},
 		{"pids", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(7))}}, map[string]string{"pids.max": "7"}},
@@ -43,6 +63,42 @@ func TestLimitsAreTranslatedToVersion2(t *testing.T) {
 		if d := cmp.Diff(c.want, got); d != "" {
 			t.Errorf("%s: %s", c.name, d)
 		}
+	}
+}
+
+func throttle(major, minor int64, rate uint64) specs.LinuxThrottleDevice {
+	d := specs.LinuxThrottleDevice{Rate: rate}
+	d.Major, d.Minor = major, minor
+	return d
+}
+
+func TestASwapLimitThatCanNotBeIsAnError(t *testing.T) {
+	for _, m := range []specs.LinuxMemory{
+		{Swap: new(int64(100))},
+		{Limit: new(int64(200)), Swap: new(int64(100))},
+	} {
+		if list, err := settings(&specs.LinuxResources{Memory: &m}); err == nil || !strings.Contains(err.Error(), "memory.swap") {
+			t.Errorf("got %v, %v", list, err)
+		}
+	}
+}
+
+func TestWeightsOfBlockDevicesHaveAFallback(t *testing.T) {
+	for weight, want := range map[uint16]string{10: "1", 100: "910", 500: "4950", 1000: "10000"} {
+		if got := weightSetting("", weight).fallback; got.file != "io.weight" || got.value != want {
+			t.Errorf("weight %d: %+v", weight, got)
+		}
+	}
+}
+
+// TestABurstIsSetOnBothSidesOfItsQuota: it may be neither above the old quota nor above the new one.
+func TestABurstIsSetOnBothSidesOfItsQuota(t *testing.T) {
+	var files []string
+	for _, s := range cpuSettings(&specs.LinuxCPU{Quota: new(int64(1000)), Burst: new(uint64(500))}) {
+		files = append(files, s.file)
+	}
+	if d := cmp.Diff([]string{"cpu.max.burst", "cpu.max", "cpu.max.burst"}, files); d != "" {
+		t.Error(d)
 	}
 }
 

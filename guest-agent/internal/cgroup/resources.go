@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,10 +20,14 @@ type setting struct {
 	file, value string
 	// optional: where the kernel has no such file, the value is what holds anyway.
 	optional bool
+	// fallback is written instead where the kernel has no such file.
+	fallback *setting
+	// early: it may be refused, since a later one makes room for it and it comes again.
+	early bool
 }
 
-// Apply sets the limits that r names and leaves the others as they are. Block I/O limits name devices of the
-// host and are the host's to enforce; what only version 1 knew is ignored, as by every runtime on version 2.
+// Apply sets the limits that r names and leaves the others as they are. What only version 1 knew is ignored, as by
+// every runtime on version 2, and said in the log by package container.
 func (g *Group) Apply(r *specs.LinuxResources) error {
 	if r == nil {
 		return nil
@@ -34,15 +40,25 @@ func (g *Group) Apply(r *specs.LinuxResources) error {
 		return err
 	}
 	for _, s := range list {
-		err := write(filepath.Join(g.dir, s.file), s.value)
-		if s.optional && errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("set %s to %q: %w", s.file, s.value, err)
+		if err := g.set(s); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (g *Group) set(s setting) error {
+	err := write(filepath.Join(g.dir, s.file), s.value)
+	missing := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case err == nil, s.early, missing && s.optional:
+		return nil
+	case missing && s.fallback != nil:
+		return g.set(*s.fallback)
+	case missing:
+		return fmt.Errorf("set %s to %q: the guest's kernel has no such limit: %w", s.file, s.value, err)
+	}
+	return fmt.Errorf("set %s to %q: %w", s.file, s.value, err)
 }
 
 func (g *Group) checkMemory(m *specs.LinuxMemory) error {
@@ -60,7 +76,11 @@ func (g *Group) checkMemory(m *specs.LinuxMemory) error {
 }
 
 func settings(r *specs.LinuxResources) ([]setting, error) {
-	list := append(cpuSettings(r.CPU), memorySettings(r.Memory)...)
+	memory, err := memorySettings(r.Memory)
+	if err != nil {
+		return nil, err
+	}
+	list := slices.Concat(cpuSettings(r.CPU), memory, ioSettings(r.BlockIO), rdmaSettings(r.Rdma))
 	if r.Pids != nil && r.Pids.Limit != nil {
 		list = append(list, setting{file: "pids.max", value: limit(*r.Pids.Limit, *r.Pids.Limit <= 0)})
 	}
@@ -73,11 +93,11 @@ func settings(r *specs.LinuxResources) ([]setting, error) {
 			setting{file: "hugetlb." + h.Pagesize + ".max", value: value},
 			setting{file: "hugetlb." + h.Pagesize + ".rsvd.max", value: value, optional: true})
 	}
-	for file, value := range r.Unified {
+	for _, file := range slices.Sorted(maps.Keys(r.Unified)) {
 		if !strings.Contains(file, ".") || strings.Contains(file, "/") {
 			return nil, fmt.Errorf("unified resource %q is not a cgroup file", file)
 		}
-		list = append(list, setting{file: file, value: value})
+		list = append(list, setting{file: file, value: r.Unified[file]})
 	}
 	return list, nil
 }
@@ -97,8 +117,13 @@ func cpuSettings(c *specs.LinuxCPU) []setting {
 	if c.Idle != nil {
 		list = append(list, setting{file: "cpu.idle", value: strconv.FormatInt(*c.Idle, 10)})
 	}
-	if c.Shares != nil && *c.Shares != 0 {
+	// An idle group has no weight to set.
+	if c.Shares != nil && *c.Shares != 0 && (c.Idle == nil || *c.Idle == 0) {
 		list = append(list, setting{file: "cpu.weight", value: strconv.FormatUint(weight(*c.Shares), 10)})
+	}
+	// A burst must not exceed the quota, so it shrinks before that and grows behind it.
+	if c.Burst != nil {
+		list = append(list, setting{file: "cpu.max.burst", value: strconv.FormatUint(*c.Burst, 10), early: true})
 	}
 	switch {
 	case c.Quota != nil && c.Period != nil && *c.Period != 0:
@@ -134,24 +159,18 @@ func weight(shares uint64) uint64 {
 	return uint64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34)))
 }
 
-func memorySettings(m *specs.LinuxMemory) []setting {
+func memorySettings(m *specs.LinuxMemory) ([]setting, error) {
 	if m == nil {
-		return nil
+		return nil, nil
 	}
 	var list []setting
-	// OCI's swap is memory and swap together, version 2's is swap alone.
-	if m.Swap != nil && *m.Swap != 0 {
-		s := setting{file: "memory.swap.max"}
-		switch {
-		case *m.Swap < 0:
-			s.value, s.optional = "max", true
-		case m.Limit != nil && *m.Limit > 0:
-			s.value = strconv.FormatInt(max(0, *m.Swap-*m.Limit), 10)
-			s.optional = s.value == "0"
-		default:
-			s.value = strconv.FormatInt(*m.Swap, 10)
-		}
-		list = append(list, s)
+	swap, err := swapLimit(m)
+	if err != nil {
+		return nil, err
+	}
+	if swap != "" {
+		// A kernel without accounting of swap limits none and has none to give.
+		list = append(list, setting{file: "memory.swap.max", value: swap, optional: swap == "max" || swap == "0"})
 	}
 	if m.Limit != nil && *m.Limit != 0 {
 		list = append(list, setting{file: "memory.max", value: limit(*m.Limit, *m.Limit < 0)})
@@ -159,7 +178,32 @@ func memorySettings(m *specs.LinuxMemory) []setting {
 	if m.Reservation != nil && *m.Reservation != 0 {
 		list = append(list, setting{file: "memory.low", value: limit(*m.Reservation, *m.Reservation < 0)})
 	}
-	return list
+	return list, nil
+}
+
+// swapLimit is version 2's limit of swap alone, where OCI's is that of memory and swap together, as with version 1;
+// empty when none is asked for.
+func swapLimit(m *specs.LinuxMemory) (string, error) {
+	var memory, swap int64
+	if m.Limit != nil {
+		memory = *m.Limit
+	}
+	if m.Swap != nil {
+		swap = *m.Swap
+	}
+	switch {
+	case swap < 0, swap == 0 && memory < 0: // without a limit of memory there is none of swap
+		return "max", nil
+	case swap == 0:
+		return "", nil
+	case memory < 0:
+		return strconv.FormatInt(swap, 10), nil
+	case memory == 0:
+		return "", fmt.Errorf("memory.swap %d is the limit of memory and swap: it needs memory.limit", swap)
+	case swap < memory:
+		return "", fmt.Errorf("memory.swap %d is the limit of memory and swap: it is below memory.limit %d", swap, memory)
+	}
+	return strconv.FormatInt(swap-memory, 10), nil
 }
 
 func readUint(name string) (uint64, error) {

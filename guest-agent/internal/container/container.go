@@ -41,12 +41,15 @@ type Container struct {
 }
 
 // create makes the container with its init prepared. On error nothing of it is left.
-func create(ctx context.Context, r *process.Runner, w *cgroup.Watcher, req *agentv1.CreateContainerRequest) (_ *Container, err error) {
+func create(ctx context.Context, l *List, req *agentv1.CreateContainerRequest) (_ *Container, err error) {
 	spec, err := parseSpec(req.GetSpec())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	c := &Container{ID: req.GetId(), runner: r, watcher: w, spec: spec, processes: map[string]*process.Process{}}
+	c := &Container{ID: req.GetId(), runner: l.runner, watcher: l.watcher, spec: spec, processes: map[string]*process.Process{}}
+	if fields := ignored(spec); len(fields) > 0 {
+		slog.Warn("fields of the specification are ignored", "container", c.ID, "fields", fields)
+	}
 	if c.unmount, err = mountStorages(req.GetStorages()); err != nil {
 		return nil, err
 	}
@@ -59,20 +62,13 @@ func create(ctx context.Context, r *process.Runner, w *cgroup.Watcher, req *agen
 			err = errors.Join(err, c.group.Delete(), c.unmount())
 		}
 	}()
-	if spec.Linux != nil && spec.Linux.Resources != nil {
-		if err = c.group.Apply(spec.Linux.Resources); err != nil {
-			return nil, err
-		}
-		if rules := spec.Linux.Resources.Devices; len(rules) > 0 {
-			if err = c.group.AllowDevices(rules); err != nil {
-				return nil, err
-			}
-		}
+	if err = c.limit(); err != nil {
+		return nil, err
 	}
 	if err = c.watcher.Add(c.ID, c.group); err != nil {
 		return nil, err
 	}
-	init, err := c.prepareInit(ctx, req)
+	init, err := c.prepareInit(ctx, req, l.initOf)
 	if err != nil {
 		return nil, err
 	}
@@ -80,26 +76,56 @@ func create(ctx context.Context, r *process.Runner, w *cgroup.Watcher, req *agen
 	return c, nil
 }
 
-func (c *Container) prepareInit(ctx context.Context, req *agentv1.CreateContainerRequest) (*process.Process, error) {
-	flags, pidPath := cloneFlags(c.spec.Linux)
+// limit applies the resources of the specification to the new group, and gives it to the container if that is to
+// manage it.
+func (c *Container) limit() error {
+	l := c.spec.Linux
+	if l == nil {
+		return nil
+	}
+	if r := l.Resources; r != nil {
+		if err := c.group.Apply(r); err != nil {
+			return err
+		}
+		if len(r.Devices) > 0 {
+			if err := c.group.AllowDevices(r.Devices); err != nil {
+				return err
+			}
+		}
+	}
+	if uid, owned := cgroupOwner(c.spec); owned {
+		return c.group.Own(uid)
+	}
+	return nil
+}
+
+func (c *Container) prepareInit(ctx context.Context, req *agentv1.CreateContainerRequest, initOf func(string) (int, error)) (*process.Process, error) {
+	place, err := initPlacement(c.spec.Linux, initOf)
+	if err != nil {
+		return nil, err
+	}
+	defer place.close()
+	src, err := openSources(c.runner, c.spec, place.user)
+	if err != nil {
+		return nil, err
+	}
+	defer src.close()
 	o := process.Options{
 		Config:     c.config(c.spec.Process, req.GetStdio(), req.GetMissingExecutableIsError()),
 		Stdio:      req.GetStdio(),
-		CloneFlags: flags,
+		CloneFlags: place.clone,
+		Join:       place.join,
+		User:       place.user,
+		Time:       place.time,
+		Files:      src.files,
 		Ended:      c.initEnded,
 	}
-	o.Config.Spec, o.Config.Process = c.spec, c.spec.Process
-	var err error
+	o.Config.Spec, o.Config.ID = c.spec, c.ID
+	o.Config.Trees, o.Config.RootTree = src.trees, src.root
 	if o.Cgroup, err = c.group.Open(); err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	defer o.Cgroup.Close()
-	if pidPath != "" {
-		if o.PIDNamespace, err = os.Open(pidPath); err != nil {
-			return nil, fmt.Errorf("pid namespace: %w", err)
-		}
-		defer o.PIDNamespace.Close()
-	}
 	return c.runner.Prepare(ctx, o)
 }
 
@@ -111,6 +137,9 @@ func (c *Container) config(p *specs.Process, stdio *agentv1.Stdio, missingIsErro
 		Width:          uint16(min(stdio.GetWidth(), 1<<16-1)),
 		Height:         uint16(min(stdio.GetHeight(), 1<<16-1)),
 		MissingIsError: missingIsError,
+	}
+	if box := p.ConsoleSize; box != nil && config.Width == 0 && config.Height == 0 {
+		config.Width, config.Height = uint16(min(box.Width, 1<<16-1)), uint16(min(box.Height, 1<<16-1))
 	}
 	if c.spec.Linux != nil {
 		config.Seccomp, config.Personality = c.spec.Linux.Seccomp, c.spec.Linux.Personality
@@ -167,14 +196,19 @@ func (c *Container) reserve(id string) (*process.Process, error) {
 func (c *Container) prepareExec(ctx context.Context, init *process.Process, spec *specs.Process, req *agentv1.ExecProcessRequest) (*process.Process, error) {
 	pidfd := init.PIDFD()
 	if pidfd == nil {
-		return nil, process.ErrEnded
+		return nil, fmt.Errorf("container %q is not running: its init: %w", c.ID, process.ErrEnded)
 	}
+	inherit(spec, c.spec.Process)
+	place, rest := execPlacement(c.spec.Linux, pidfd)
 	o := process.Options{
-		Config:       c.config(spec, req.GetStdio(), req.GetMissingExecutableIsError()),
-		Stdio:        req.GetStdio(),
-		PIDNamespace: pidfd,
-		Join:         pidfd,
+		Config: c.config(spec, req.GetStdio(), req.GetMissingExecutableIsError()),
+		Stdio:  req.GetStdio(),
+		Join:   place.join,
+		User:   place.user,
+		Time:   place.time,
+		Files:  []*os.File{pidfd},
 	}
+	o.Config.JoinFD, o.Config.JoinFlags = stage.FirstFD, rest
 	var err error
 	if o.Cgroup, err = c.group.Open(); err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
@@ -182,7 +216,11 @@ func (c *Container) prepareExec(ctx context.Context, init *process.Process, spec
 	defer o.Cgroup.Close()
 	// A container that made groups of its own lives in one of them; so does what joins it.
 	o.OtherCgroup = func() (*os.File, error) { return c.group.OpenOf(init.PID) }
-	return c.runner.Prepare(ctx, o)
+	p, err := c.runner.Prepare(ctx, o)
+	if err != nil && init.Exiting(err) {
+		return nil, fmt.Errorf("container %q is not running: its init: %w (%w)", c.ID, process.ErrEnded, err)
+	}
+	return p, err
 }
 
 // Process finds a process by its exec id.
@@ -193,6 +231,21 @@ func (c *Container) Process(execID string) (*process.Process, error) {
 		return p, nil
 	}
 	return nil, fmt.Errorf("process %q of container %q: %w", execID, c.ID, ErrNotFound)
+}
+
+// Start lets a prepared process execute.
+func (c *Container) Start(execID string) (*process.Process, error) {
+	p, err := c.Process(execID)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	paused := c.paused
+	c.mu.Unlock()
+	if paused {
+		return nil, ErrPaused // it would stand still, and the caller with it
+	}
+	return p, p.Start()
 }
 
 // Signal sends a signal to every process of the container.

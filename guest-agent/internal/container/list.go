@@ -30,7 +30,7 @@ func (l *List) Create(ctx context.Context, req *agentv1.CreateContainerRequest) 
 	if !l.reserve(id) {
 		return nil, fmt.Errorf("container %q: %w", id, ErrExists)
 	}
-	c, err := create(ctx, l.runner, l.watcher, req)
+	c, err := create(ctx, l, req)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -59,6 +59,18 @@ func (l *List) Get(id string) (*Container, error) {
 		return c, nil
 	}
 	return nil, fmt.Errorf("container %q: %w", id, ErrNotFound)
+}
+
+// initOf is the process id of a container's init, which runs.
+func (l *List) initOf(id string) (int, error) {
+	init, err := l.Process(id, "")
+	if err != nil {
+		return 0, err
+	}
+	if !init.Running() {
+		return 0, fmt.Errorf("init of container %q: %w", id, process.ErrEnded)
+	}
+	return init.PID, nil
 }
 
 // Process finds a process of a container.

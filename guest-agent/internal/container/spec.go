@@ -10,7 +10,6 @@ import (
 
 	"github.com/huskvm/husk/guest-agent/internal/stage"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // parseSpec reads config.json and refuses what a guest can't do: a container never runs with less than it was
@@ -29,34 +28,40 @@ func parseSpec(text []byte) (*specs.Spec, error) {
 	if err := checkProcess(s.Process); err != nil {
 		return nil, err
 	}
-	if h := s.Hooks; h != nil {
-		//lint:ignore SA1019 Prestart is deprecated, but engines still set it
-		n := len(h.Prestart) + len(h.CreateRuntime) + len(h.CreateContainer) + len(h.StartContainer) +
-			len(h.Poststart) + len(h.Poststop)
-		if n > 0 {
-			return nil, errors.New("spec: hooks can't run in a guest")
-		}
+	if err := checkHooks(s.Hooks); err != nil {
+		return nil, err
 	}
 	if s.Linux == nil {
 		return &s, nil
 	}
-	seen := map[specs.LinuxNamespaceType]bool{}
-	for _, n := range s.Linux.Namespaces {
-		if _, ok := stage.CloneFlag(n.Type); !ok {
-			return nil, fmt.Errorf("spec: a namespace of type %q is not supported in a guest", n.Type)
-		}
-		if seen[n.Type] {
-			return nil, fmt.Errorf("spec: the %s namespace is given twice", n.Type)
-		}
-		seen[n.Type] = true
-		if n.Type == specs.MountNamespace && n.Path != "" {
-			return nil, errors.New("spec: a container's mount namespace is always its own")
-		}
+	if err := checkNamespaces(s.Linux); err != nil {
+		return nil, fmt.Errorf("spec: linux: %w", err)
 	}
-	if len(s.Linux.UIDMappings)+len(s.Linux.GIDMappings) > 0 {
-		return nil, errors.New("spec: user namespaces are not supported in a guest")
+	if len(s.Linux.NetDevices) > 0 {
+		return nil, errors.New("spec: linux.netDevices are the host's, and can't be moved into a guest")
 	}
 	return &s, nil
+}
+
+// checkHooks refuses those that belong to the host's side, and those that can't be run.
+func checkHooks(h *specs.Hooks) error {
+	if h == nil {
+		return nil
+	}
+	//lint:ignore SA1019 prestart is deprecated, but engines still set it
+	n := len(h.Prestart) + len(h.CreateRuntime) + len(h.Poststart) + len(h.Poststop)
+	if n > 0 {
+		return errors.New("spec: hooks other than createContainer and startContainer can't run in a guest")
+	}
+	for _, h := range append(h.CreateContainer[:len(h.CreateContainer):len(h.CreateContainer)], h.StartContainer...) {
+		if !filepath.IsAbs(h.Path) {
+			return fmt.Errorf("spec: hook %q: its path must be absolute", h.Path)
+		}
+		if h.Timeout != nil && *h.Timeout <= 0 {
+			return fmt.Errorf("spec: hook %s: its timeout must be more than 0", h.Path)
+		}
+	}
+	return nil
 }
 
 func parseProcess(text []byte) (*specs.Process, error) {
@@ -74,26 +79,33 @@ func checkProcess(p *specs.Process) error {
 	case !filepath.IsAbs(p.Cwd):
 		return fmt.Errorf("spec: process.cwd %q is not an absolute path", p.Cwd)
 	}
+	if err := stage.CheckRlimits(p.Rlimits); err != nil {
+		return fmt.Errorf("spec: %w", err)
+	}
 	return nil
 }
 
-// cloneFlags are the new namespaces of the specification that clone(2) is to make, and the path of the pid
-// namespace if it is to be an existing one. The mount namespace is always new, even when none is asked for: the
-// root is pivoted in it. The cgroup namespace waits until the process is in its cgroup.
-func cloneFlags(linux *specs.Linux) (flags uintptr, pidPath string) {
-	flags = unix.CLONE_NEWNS
-	if linux == nil {
-		return flags, ""
+// inherit completes an exec's process by the container's: what is not said is as for its init, as in runc.
+func inherit(p, from *specs.Process) {
+	if p.Capabilities == nil {
+		p.Capabilities = from.Capabilities
 	}
-	for _, n := range linux.Namespaces {
-		switch {
-		case n.Type == specs.PIDNamespace && n.Path != "":
-			pidPath = n.Path
-		case n.Path != "" || n.Type == specs.CgroupNamespace:
-		default:
-			f, _ := stage.CloneFlag(n.Type)
-			flags |= uintptr(f)
-		}
+	if len(p.Rlimits) == 0 {
+		p.Rlimits = from.Rlimits
 	}
-	return flags, pidPath
+	if p.OOMScoreAdj == nil {
+		p.OOMScoreAdj = from.OOMScoreAdj
+	}
+	if p.Scheduler == nil {
+		p.Scheduler = from.Scheduler
+	}
+	if p.IOPriority == nil {
+		p.IOPriority = from.IOPriority
+	}
+	if p.ExecCPUAffinity == nil {
+		p.ExecCPUAffinity = from.ExecCPUAffinity
+	}
+	if p.User.Umask == nil {
+		p.User.Umask = from.User.Umask
+	}
 }

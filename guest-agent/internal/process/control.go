@@ -58,7 +58,7 @@ func (c *control) receive() (*os.File, error) {
 	}
 	var m stage.Message
 	if err = json.Unmarshal(buf[:n], &m); err == nil && m.Error != "" {
-		err = errors.New(m.Error)
+		err = stageError{m.Error, unix.Errno(m.Errno)}
 	}
 	if err != nil && master != nil {
 		master.Close()
@@ -66,6 +66,15 @@ func (c *control) receive() (*os.File, error) {
 	}
 	return master, err
 }
+
+// stageError is what a stage has said, and the system call's answer behind it, if any.
+type stageError struct {
+	text  string
+	errno unix.Errno
+}
+
+func (e stageError) Error() string        { return e.text }
+func (e stageError) Is(target error) bool { return e.errno != 0 && target == e.errno }
 
 func parseMaster(oob []byte) (*os.File, error) {
 	if len(oob) == 0 {

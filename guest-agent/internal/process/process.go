@@ -39,10 +39,13 @@ type Options struct {
 	// OtherCgroup, when set, is used if Cgroup can't be entered since it has groups below it.
 	OtherCgroup func() (*os.File, error)
 	CloneFlags  uintptr
-	// PIDNamespace to be born into: a pidfd or a namespace file. Nil: the agent's, or a new one by CloneFlags.
-	PIDNamespace *os.File
-	// Join is the pidfd of the init whose other namespaces are joined.
-	Join *os.File
+	// Join are the existing namespaces to be born in: all but user and time.
+	Join []Namespace
+	// User and Time are nil for the agent's own.
+	User *UserNamespace
+	Time *TimeNamespace
+	// Files are the stage's further descriptors, from stage.FirstFD on.
+	Files []*os.File
 	// Ended is called once, when the process has ended, before anyone learns of it.
 	Ended func()
 }
@@ -77,7 +80,7 @@ type Process struct {
 func (r *Runner) Prepare(ctx context.Context, o Options) (*Process, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stdio, err := openStdio(ctx, r.Dial, o.Stdio)
+	stdio, err := openStdio(ctx, r.Dial, o.Stdio, o.User)
 	if err != nil {
 		return nil, err
 	}
@@ -201,6 +204,22 @@ func (p *Process) Running() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state != ended
+}
+
+// exitTime is how long a process may take from where nobody can join it any more to its end.
+const exitTime = time.Second
+
+// Exiting tells whether err, of joining this process, is because of its end, and waits for that.
+func (p *Process) Exiting(err error) bool {
+	if !errors.Is(err, unix.ESRCH) && !errors.Is(err, errStageGone) {
+		return !p.Running()
+	}
+	select {
+	case <-p.done:
+		return true
+	case <-time.After(exitTime):
+		return false // the joining process has ended by itself
+	}
 }
 
 // Signal sends a signal. To a process that was not started yet, one that would end it ends it.

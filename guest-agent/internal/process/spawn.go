@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	"github.com/huskvm/husk/guest-agent/internal/stage"
@@ -41,26 +42,15 @@ func (r *Runner) spawn(o Options, stdio [3]*os.File) (*child, error) {
 	defer theirs.Close()
 
 	files := []uintptr{stdio[0].Fd(), stdio[1].Fd(), stdio[2].Fd(), config.Fd(), theirs.Fd()}
-	if o.Join != nil {
-		files = append(files, o.Join.Fd())
+	for _, f := range o.Files {
+		files = append(files, f.Fd())
 	}
 	c := &child{pidfd: -1, control: ours}
-	attr := &syscall.ProcAttr{
-		Env:   stageEnv,
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setsid: true, Cloneflags: o.CloneFlags, PidFD: &c.pidfd},
-	}
-	if o.Cgroup != nil {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(o.Cgroup.Fd())
-	}
-	fork := func() (int, error) { return forkInto(o.PIDNamespace, attr) }
-	c.pid, c.ended, err = r.Reaper.Start(fork)
+	c.pid, c.ended, err = r.Reaper.Start(func() (int, error) { return c.fork(o, files) })
 	if errors.Is(err, unix.EBUSY) && o.OtherCgroup != nil {
-		var other *os.File
-		if other, err = o.OtherCgroup(); err == nil {
-			attr.Sys.CgroupFD = int(other.Fd())
-			c.pid, c.ended, err = r.Reaper.Start(fork)
-			other.Close()
+		if o.Cgroup, err = o.OtherCgroup(); err == nil {
+			c.pid, c.ended, err = r.Reaper.Start(func() (int, error) { return c.fork(o, files) })
+			o.Cgroup.Close()
 		}
 	}
 	runtime.KeepAlive(o)
@@ -71,39 +61,99 @@ func (r *Runner) spawn(o Options, stdio [3]*os.File) (*child, error) {
 	return c, nil
 }
 
-// forkInto forks into the pid namespace that ns names, a pidfd or a namespace file, if any.
-func forkInto(ns *os.File, attr *syscall.ProcAttr) (int, error) {
-	argv := []string{"husk-agent", stage.Name}
-	if ns == nil {
-		return syscall.ForkExec(self, argv, attr)
+// fork makes the child and gives it what its own privileges may not suffice for. Nobody reaps meanwhile.
+func (c *child) fork(o Options, files []uintptr) (int, error) {
+	pid, err := forkInto(o, files)
+	if err != nil {
+		return 0, err
+	}
+	if c.pidfd, err = unix.PidfdOpen(pid, 0); err == nil {
+		err = privileged(pid, o)
+	}
+	if err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL) // the reaper takes it
+		if c.pidfd >= 0 {
+			unix.Close(c.pidfd)
+		}
+		return 0, err
+	}
+	return pid, nil
+}
+
+// privileged sets what takes the guest's root. It is written through the agent's own /proc, which no container can
+// have redirected (CVE-2025-52881).
+func privileged(pid int, o Options) error {
+	p := o.Config.Process
+	if p.OOMScoreAdj != nil {
+		text := strconv.Itoa(*p.OOMScoreAdj)
+		if err := os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(text), 0); err != nil {
+			return fmt.Errorf("set oomScoreAdj %s: %w", text, err)
+		}
+	}
+	if o.User != nil {
+		return stage.RaiseRlimits(pid, p.Rlimits)
+	}
+	return nil
+}
+
+// forkInto forks the stage in the namespaces of o.
+func forkInto(o Options, files []uintptr) (int, error) {
+	if len(o.Join) == 0 && o.User == nil && o.Time == nil {
+		return forkPlain(o, files)
 	}
 	type result struct {
 		pid int
 		err error
 	}
 	done := make(chan result, 1)
-	go func() {
-		// setns(CLONE_NEWPID) changes where this thread's children are born. A thread that can't be changed
-		// back is given up, with its goroutine.
-		runtime.LockOSThread()
-		home, err := unix.Open("/proc/thread-self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			done <- result{err: fmt.Errorf("open own pid namespace: %w", err)}
-			return
+	go onThreadOfItsOwn(func() {
+		// setns(2) changes where this thread's children are born.
+		for _, n := range o.Join {
+			if err := unix.Setns(int(n.File.Fd()), n.Flag); err != nil {
+				done <- result{err: fmt.Errorf("join namespace %s: %w", n.File.Name(), err)}
+				return
+			}
 		}
-		defer unix.Close(home)
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWPID); err != nil {
-			done <- result{err: fmt.Errorf("join the container's pid namespace: %w", err)}
-			return
+		var r result
+		if o.User == nil && o.Time == nil {
+			r.pid, r.err = forkPlain(o, files)
+		} else {
+			r.pid, r.err = forkSingle(o, files)
 		}
-		pid, err := syscall.ForkExec(self, argv, attr)
-		if unix.Setns(home, unix.CLONE_NEWPID) == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- result{pid, err}
-	}()
+		done <- r
+	})
 	r := <-done
 	return r.pid, r.err
+}
+
+// onThreadOfItsOwn calls f on a thread that is given up afterwards, and is not the first one: that one would never end,
+// and its namespaces are what /proc shows as the agent's.
+func onThreadOfItsOwn(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return // locked, so the thread ends with the goroutine
+	}
+	defer runtime.UnlockOSThread()
+	done := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		f()
+		close(done)
+	}()
+	<-done
+}
+
+func forkPlain(o Options, files []uintptr) (int, error) {
+	attr := &syscall.ProcAttr{
+		Env:   stageEnv,
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Setsid: true, Cloneflags: o.CloneFlags},
+	}
+	if o.Cgroup != nil {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(o.Cgroup.Fd())
+	}
+	return syscall.ForkExec(self, []string{"husk-agent", stage.Name}, attr)
 }
 
 func configFile(c stage.Config) (*os.File, error) {

@@ -30,8 +30,8 @@ type stdio struct {
 }
 
 // openStdio makes the process's ends, and begins to dial the host for ours: the dials run while the process is
-// being prepared.
-func openStdio(ctx context.Context, dial stream.Dial, want *agentv1.Stdio) (*stdio, error) {
+// being prepared. The pipes of a process in a user namespace belong to its root.
+func openStdio(ctx context.Context, dial stream.Dial, want *agentv1.Stdio, user *UserNamespace) (*stdio, error) {
 	ids := [3]string{want.GetStdin(), want.GetStdout(), want.GetStderr()}
 	if want.GetTerminal() && ids[2] != "" {
 		return nil, errors.New("a terminal has no stderr of its own")
@@ -42,7 +42,7 @@ func openStdio(ctx context.Context, dial stream.Dial, want *agentv1.Stdio) (*std
 		if id == "" || want.GetTerminal() {
 			s.child[i], err = os.OpenFile("/dev/null", os.O_RDWR, 0)
 		} else {
-			err = s.pipe(i)
+			err = s.pipe(i, user)
 		}
 		if err != nil {
 			s.closeChild()
@@ -56,7 +56,7 @@ func openStdio(ctx context.Context, dial stream.Dial, want *agentv1.Stdio) (*std
 
 // pipe connects descriptor i. Only our end does not block: the mode belongs to the open file, and programs do
 // not expect it of theirs.
-func (s *stdio) pipe(i int) error {
+func (s *stdio) pipe(i int, user *UserNamespace) error {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
 		return err
@@ -72,7 +72,14 @@ func (s *stdio) pipe(i int) error {
 	}
 	s.local[i] = os.NewFile(uintptr(ours), "pipe")
 	s.child[i] = os.NewFile(uintptr(theirs), "pipe")
-	return nil
+	if user == nil {
+		return nil
+	}
+	uid, gid, err := user.Root()
+	if err != nil {
+		return err
+	}
+	return s.child[i].Chown(uid, gid)
 }
 
 func (s *stdio) dial(ctx context.Context, dial stream.Dial, ids [3]string) error {

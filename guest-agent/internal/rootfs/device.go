@@ -27,16 +27,28 @@ var standardLinks = []struct{ path, target string }{
 }
 
 // Devices fills /dev with the standard devices and links and those of the specification, unless /dev is bound
-// from outside. The umask must be 0.
+// from outside. One that the specification describes itself is made as it says. The umask must be 0.
 func (r *Root) Devices(extra []specs.LinuxDevice) error {
 	if r.devBound {
 		return nil
 	}
-	for _, list := range [][]specs.LinuxDevice{standardDevices, extra} {
-		for _, d := range list {
-			if err := r.device(d); err != nil {
-				return fmt.Errorf("device %s: %w", d.Path, err)
-			}
+	own := map[string]bool{"/dev/ptmx": true} // a link, below
+	for _, d := range extra {
+		name := path.Clean("/" + d.Path)
+		if own[name] {
+			continue
+		}
+		own[name] = true
+		if err := r.device(d, true); err != nil {
+			return fmt.Errorf("device %s: %w", d.Path, err)
+		}
+	}
+	for _, d := range standardDevices {
+		if own[d.Path] {
+			continue
+		}
+		if err := r.device(d, false); err != nil {
+			return fmt.Errorf("device %s: %w", d.Path, err)
 		}
 	}
 	for _, l := range standardLinks {
@@ -51,17 +63,11 @@ func (r *Root) Devices(extra []specs.LinuxDevice) error {
 	return nil
 }
 
-func (r *Root) device(d specs.LinuxDevice) error {
-	var kind uint32
-	switch d.Type {
-	case "c", "u":
-		kind = unix.S_IFCHR
-	case "b":
-		kind = unix.S_IFBLK
-	case "p":
-		kind = unix.S_IFIFO
-	default:
-		return fmt.Errorf("unknown type %q", d.Type)
+// device makes a node. What an image has in its place is an error if the node must be the one described.
+func (r *Root) device(d specs.LinuxDevice, must bool) error {
+	kind, err := deviceKind(d.Type)
+	if err != nil {
+		return err
 	}
 	mode := uint32(0o666)
 	if d.FileMode != nil {
@@ -74,13 +80,24 @@ func (r *Root) device(d specs.LinuxDevice) error {
 	}
 	defer unix.Close(parent)
 	dev := unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+	if kind == unix.S_IFIFO {
+		dev = 0
+	}
 	err = unix.Mknodat(parent, path.Base(name), kind|mode, int(dev))
 	switch {
 	case errors.Is(err, unix.EEXIST):
-		return nil
+		if !must {
+			return nil
+		}
+		var st unix.Stat_t
+		if err := unix.Fstatat(parent, path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		return sameDevice(st, kind, dev)
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EACCES), errors.Is(err, unix.EROFS):
-		// A shared file system refuses device nodes; the guest's own node serves as well.
-		return r.bindDevice(name)
+		// A shared file system refuses device nodes, and so does any in a user namespace; the guest's own node
+		// serves as well.
+		return r.bindDevice(name, kind, dev)
 	case err != nil:
 		return err
 	}
@@ -97,12 +114,39 @@ func (r *Root) device(d specs.LinuxDevice) error {
 	return unix.Fchownat(parent, path.Base(name), uid, gid, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-func (r *Root) bindDevice(name string) error {
-	tree, err := bind(name, options{})
+func deviceKind(t string) (uint32, error) {
+	switch t {
+	case "c", "u":
+		return unix.S_IFCHR, nil
+	case "b":
+		return unix.S_IFBLK, nil
+	case "p":
+		return unix.S_IFIFO, nil
+	}
+	return 0, fmt.Errorf("unknown type %q", t)
+}
+
+func sameDevice(st unix.Stat_t, kind uint32, dev uint64) error {
+	if st.Mode&unix.S_IFMT != kind || kind != unix.S_IFIFO && st.Rdev != dev {
+		return errors.New("something else is in its place")
+	}
+	return nil
+}
+
+// bindDevice shows the guest's node of that name, if it is the same device.
+func (r *Root) bindDevice(name string, kind uint32, dev uint64) error {
+	tree, err := OpenTree(name, false)
 	if err != nil {
-		return err
+		return fmt.Errorf("the guest's own: %w", err)
 	}
 	defer unix.Close(tree)
+	var st unix.Stat_t
+	if err := unix.Fstat(tree, &st); err != nil {
+		return err
+	}
+	if err := sameDevice(st, kind, dev); err != nil {
+		return fmt.Errorf("the guest's own: %w", err)
+	}
 	return r.attachFile(tree, name)
 }
 

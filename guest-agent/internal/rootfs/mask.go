@@ -8,7 +8,7 @@ import (
 )
 
 // Mask hides paths: a directory behind an empty read-only one, anything else behind /dev/null. What does not
-// exist needs no hiding.
+// exist needs no hiding. The null device is the guest's own, which no container can replace (CVE-2025-31133).
 func (r *Root) Mask(paths []string) error {
 	empty := -1
 	defer func() {
@@ -29,7 +29,7 @@ func (r *Root) Mask(paths []string) error {
 		switch {
 		case err != nil:
 		case !dir:
-			tree, err = bind("/dev/null", options{})
+			tree, err = OpenTree("/dev/null", false)
 		case empty < 0:
 			tree, err = emptyDirectory()
 		default:
@@ -53,7 +53,7 @@ func (r *Root) Mask(paths []string) error {
 
 // emptyDirectory is a file system that all masked directories share; it can hold nothing.
 func emptyDirectory() (int, error) {
-	tree, err := fresh("tmpfs", "tmpfs", options{params: []param{{"nr_blocks", "1"}, {"nr_inodes", "1"}}})
+	tree, err := fresh("tmpfs", "tmpfs", options{params: []param{{key: "nr_blocks", value: "1"}, {key: "nr_inodes", value: "1"}}})
 	if err != nil {
 		return -1, err
 	}

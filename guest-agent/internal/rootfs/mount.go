@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -12,18 +12,19 @@ import (
 )
 
 // Mount makes one mount of the specification. A missing destination is created: a directory, or a file for the
-// bind of a file.
-func (r *Root) Mount(m specs.Mount) error {
-	if err := r.mount(m); err != nil {
-		return fmt.Errorf("mount %s (type %q, source %q): %w", m.Destination, m.Type, m.Source, err)
+// bind of a file. tree is what to mount, opened beforehand by OpenSource, or -1.
+func (r *Root) Mount(m specs.Mount, tree int) error {
+	if err := r.mount(m, tree); err != nil {
+		return mountError(m, err)
 	}
 	return nil
 }
 
-func (r *Root) mount(m specs.Mount) error {
-	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
-		return errors.New("id-mapped mounts are not supported")
-	}
+func mountError(m specs.Mount, err error) error {
+	return fmt.Errorf("mount %s (type %q, source %q): %w", m.Destination, m.Type, m.Source, err)
+}
+
+func (r *Root) mount(m specs.Mount, tree int) error {
 	if path.Clean("/"+m.Destination) == "/" {
 		return errors.New("the destination must not be the root")
 	}
@@ -31,12 +32,22 @@ func (r *Root) mount(m specs.Mount) error {
 	if err != nil {
 		return err
 	}
+	if o.remount {
+		return r.remount(m, o)
+	}
 	if o.bind && path.Clean(m.Destination) == "/dev" {
 		r.devBound = true
 	}
-	tree, err := r.detached(m, &o)
-	if err != nil {
-		return err
+	if tree < 0 {
+		if tree, err = r.detached(m, &o); err != nil {
+			return err
+		}
+	}
+	if o.copyUp {
+		if err := r.copyUp(m.Destination, tree); err != nil {
+			unix.Close(tree)
+			return fmt.Errorf("tmpcopyup: %w", err)
+		}
 	}
 	dst, err := r.destination(m.Destination, tree)
 	if err != nil {
@@ -55,31 +66,83 @@ func (r *Root) mount(m specs.Mount) error {
 func (r *Root) detached(m specs.Mount, o *options) (int, error) {
 	switch {
 	case o.bind:
-		return bind(m.Source, *o)
+		return OpenTree(m.Source, o.recursive)
 	case m.Type == "cgroup" || m.Type == "cgroup2":
-		o.params = nil // v1's controllers are no option of v2
+		if m.Type == "cgroup" {
+			o.params = nil // v1's controllers are no option of v2
+		}
 		if !r.cgroupNS && r.cgroup != "" {
-			return bind(r.cgroup, *o)
+			return OpenTree(r.cgroup, false)
 		}
 		return fresh("cgroup2", "cgroup", *o)
-	default:
-		return fresh(m.Type, m.Source, *o)
+	case m.Type == "tmpfs":
+		r.keepMode(m.Destination, o)
+	}
+	tree, err := fresh(m.Type, m.Source, *o)
+	if m.Type == "sysfs" && errors.Is(err, unix.EPERM) && r.userNS {
+		// A user namespace that does not own its network namespace has no sysfs of its own.
+		return OpenTree("/sys", true)
+	}
+	return tree, err
+}
+
+// keepMode gives a tmpfs the mode of the directory it covers, unless another is asked for, as runc does.
+func (r *Root) keepMode(name string, o *options) {
+	if slices.ContainsFunc(o.params, func(p param) bool { return p.key == "mode" }) {
+		return
+	}
+	dir, err := r.open(name, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return // it will be made
+	}
+	defer unix.Close(dir)
+	var st unix.Stat_t
+	if unix.Fstat(dir, &st) == nil {
+		o.params = append(o.params, param{key: "mode", value: fmt.Sprintf("%o", st.Mode&0o7777)})
 	}
 }
 
-func bind(source string, o options) (int, error) {
-	if !filepath.IsAbs(source) {
-		return -1, fmt.Errorf("source %q is not absolute", source)
+// copyUp fills a new file system with what the directory holds that it will cover.
+func (r *Root) copyUp(name string, tree int) error {
+	src, err := r.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
 	}
-	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
-	if o.recursive {
-		flags |= unix.AT_RECURSIVE
-	}
-	tree, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
 	if err != nil {
-		return -1, fmt.Errorf("stat %s: %w", source, err)
+		return err
 	}
-	return tree, nil
+	defer unix.Close(src)
+	return copyTree(src, tree)
+}
+
+// remount changes the mount at the destination: its attributes, and its file system when there are parameters.
+func (r *Root) remount(m specs.Mount, o options) error {
+	dst, err := r.open(m.Destination, unix.O_PATH)
+	if err != nil {
+		return fmt.Errorf("destination: %w", err)
+	}
+	if len(o.params) > 0 {
+		if err := reconfigure(dst, o.params); err != nil {
+			unix.Close(dst)
+			return err
+		}
+	}
+	return r.finish(dst, o)
+}
+
+func reconfigure(dst int, params []param) error {
+	fs, err := unix.Fspick(dst, "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("remount: %w", err)
+	}
+	defer unix.Close(fs)
+	if err := setParams(fs, params); err != nil {
+		return err
+	}
+	if err := unix.FsconfigReconfigure(fs); err != nil {
+		return fsError(fs, "remount", err)
+	}
+	return nil
 }
 
 // fresh mounts a file system of its own.
@@ -94,15 +157,8 @@ func fresh(fstype, source string, o options) (int, error) {
 			return -1, fsError(fs, "source", err)
 		}
 	}
-	for _, p := range o.params {
-		if p.value == "" {
-			err = unix.FsconfigSetFlag(fs, p.key)
-		} else {
-			err = unix.FsconfigSetString(fs, p.key, p.value)
-		}
-		if err != nil {
-			return -1, fsError(fs, "option "+p.key, err)
-		}
+	if err := setParams(fs, o.params); err != nil {
+		return -1, err
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, fsError(fs, "create", err)
@@ -112,6 +168,21 @@ func fresh(fstype, source string, o options) (int, error) {
 		return -1, fsError(fs, "mount", err)
 	}
 	return tree, nil
+}
+
+func setParams(fs int, params []param) error {
+	for _, p := range params {
+		var err error
+		if p.flag {
+			err = unix.FsconfigSetFlag(fs, p.key)
+		} else {
+			err = unix.FsconfigSetString(fs, p.key, p.value)
+		}
+		if err != nil {
+			return fsError(fs, "option "+p.key, err)
+		}
+	}
+	return nil
 }
 
 // fsError adds what the kernel wrote to the file system context, which names the very option.
@@ -153,7 +224,7 @@ func (r *Root) finish(tree int, o options) error {
 			unix.Close(tree)
 		}
 	}()
-	if !o.bind && o.set&unix.MOUNT_ATTR_RDONLY != 0 {
+	if !o.bind && !o.remount && o.set&unix.MOUNT_ATTR_RDONLY != 0 {
 		o.set &^= unix.MOUNT_ATTR_RDONLY
 		r.frozenLater = append(r.frozenLater, tree)
 		keep = true

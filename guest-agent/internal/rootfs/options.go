@@ -1,7 +1,9 @@
 package rootfs
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,14 +18,30 @@ type options struct {
 	rclear      uint64
 	propagation []propagation
 	params      []param
+	remount     bool // change the mount that is there
+	copyUp      bool // a new file system begins with what it covers
+	idmap       idmap
 }
+
+// idmap is whether a mount's ids are mapped, and those of the mounts below it.
+type idmap int
+
+const (
+	noMap idmap = iota
+	mapOne
+	mapTree
+)
 
 type propagation struct {
 	kind      uint64
 	recursive bool
 }
 
-type param struct{ key, value string }
+// param is one parameter of a file system; a flag has no value.
+type param struct {
+	key, value string
+	flag       bool
+}
 
 // attribute is one option that changes mount attributes. An access-time mode replaces the mode before it,
 // so it clears them all.
@@ -63,10 +81,18 @@ var propagations = map[string]propagation{
 
 // meaningless options are words of fstab that change nothing here.
 var meaningless = map[string]bool{
-	"": true, "defaults": true, "async": true, "silent": true, "loud": true,
+	"": true, "defaults": true, "silent": true, "loud": true,
 	"acl": true, "noacl": true, "nomand": true, "mand": true, "iversion": true, "noiversion": true,
 }
 
+// shared options are flags of a file system, not of one mount of it. A bind can't change them, and the kernel
+// ignores them there; a new file system begins without.
+var shared = map[string]bool{
+	"sync": true, "async": true, "dirsync": true, "lazytime": true, "nolazytime": true,
+}
+
+// parseOptions reads the words of the runtime-spec's table of mount options; any other is the file system's, which
+// refuses what it does not know.
 func parseOptions(fstype string, words []string) (options, error) {
 	o := options{bind: fstype == "bind"}
 	for _, w := range words {
@@ -90,12 +116,35 @@ func parseOptions(fstype string, words []string) (options, error) {
 			o.bind = true
 		case "rbind":
 			o.bind, o.recursive = true, true
-		case "idmap", "ridmap":
-			return options{}, fmt.Errorf("mount option %q is not supported", w)
+		case "remount":
+			o.remount = true
+		case "tmpcopyup":
+			o.copyUp = true
+		case "idmap":
+			o.idmap = mapOne
+		case "ridmap":
+			o.idmap = mapTree
 		default:
-			key, value, _ := strings.Cut(w, "=")
-			o.params = append(o.params, param{key, value})
+			key, value, ok := strings.Cut(w, "=")
+			o.params = append(o.params, param{key, value, !ok})
 		}
 	}
-	return o, nil
+	return o, o.check(fstype)
+}
+
+// check refuses what contradicts itself, and drops from a bind what the kernel would ignore.
+func (o *options) check(fstype string) error {
+	switch {
+	case o.copyUp && (o.bind || fstype != "tmpfs"):
+		return errors.New(`option "tmpcopyup" is for a mount of type tmpfs`)
+	case o.copyUp && o.remount:
+		return errors.New(`option "tmpcopyup" is for a new mount, not for a remount`)
+	case !o.bind:
+		return nil
+	}
+	o.params = slices.DeleteFunc(o.params, func(p param) bool { return p.flag && shared[p.key] })
+	if len(o.params) > 0 {
+		return fmt.Errorf("option %q is a file system's, and a bind mount makes none", o.params[0].key)
+	}
+	return nil
 }

@@ -20,6 +20,7 @@ type Root struct {
 	path     string // in the guest
 	cgroup   string // directory of the container's cgroup in the guest
 	cgroupNS bool
+	userNS   bool
 	// Mounts that become read-only only at the end, since later mounts may need directories in them.
 	frozenLater []int
 	devBound    bool // /dev is the guest's, and stays as it is
@@ -32,6 +33,9 @@ type Config struct {
 	// Cgroup is bound for mounts of type cgroup when the container has no cgroup namespace of its own.
 	Cgroup          string
 	CgroupNamespace bool
+	UserNamespace   bool
+	// Tree is the root as OpenTree has opened it, or -1 to open Path here.
+	Tree int
 }
 
 // Open detaches this mount namespace from the guest's and puts the root on a mount of its own.
@@ -43,13 +47,16 @@ func Open(c Config) (*Root, error) {
 	if err := unix.Mount("", "/", "", flag, ""); err != nil {
 		return nil, fmt.Errorf("set propagation of the guest's mounts: %w", err)
 	}
-	path, err := filepath.EvalSymlinks(c.Path)
-	if err != nil {
-		return nil, fmt.Errorf("root.path %s: %w", c.Path, err)
-	}
-	tree, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
-	if err != nil {
-		return nil, fmt.Errorf("root.path: open %s: %w", path, err)
+	// In the stage's own mounts, any directory serves to put an open tree on.
+	path, tree := "/tmp", c.Tree
+	if tree < 0 {
+		var err error
+		if path, err = filepath.EvalSymlinks(c.Path); err != nil {
+			return nil, fmt.Errorf("root.path %s: %w", c.Path, err)
+		}
+		if tree, err = OpenTree(path, true); err != nil {
+			return nil, fmt.Errorf("root.path: %w", err)
+		}
 	}
 	if dir, err := isDir(tree); err != nil || !dir {
 		unix.Close(tree)
@@ -59,7 +66,7 @@ func Open(c Config) (*Root, error) {
 		unix.Close(tree)
 		return nil, fmt.Errorf("mount root %s: %w", path, err)
 	}
-	return &Root{fd: tree, path: path, cgroup: c.Cgroup, cgroupNS: c.CgroupNamespace}, nil
+	return &Root{fd: tree, path: path, cgroup: c.Cgroup, cgroupNS: c.CgroupNamespace, userNS: c.UserNamespace}, nil
 }
 
 // Pivot makes the root the process's root and lets go of the guest's tree. The working directory is "/" then.

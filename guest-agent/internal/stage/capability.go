@@ -3,6 +3,7 @@ package stage
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -23,6 +24,21 @@ var capabilityNames = [...]string{
 type set uint64
 
 func (s set) has(n int) bool { return s&(1<<n) != 0 }
+
+// UnknownCapabilities are the names that this agent does not know, each once.
+func UnknownCapabilities(c *specs.LinuxCapabilities) []string {
+	if c == nil {
+		return nil
+	}
+	var list []string
+	for _, name := range slices.Concat(c.Bounding, c.Effective, c.Inheritable, c.Permitted, c.Ambient) {
+		bare := strings.TrimPrefix(strings.ToUpper(name), "CAP_")
+		if !slices.Contains(capabilityNames[:], bare) && !slices.Contains(list, name) {
+			list = append(list, name)
+		}
+	}
+	return list
+}
 
 type capabilities struct {
 	bounding, effective, inheritable, permitted, ambient set

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/huskvm/husk/guest-agent/internal/netcfg"
@@ -15,7 +15,7 @@ import (
 
 type processSpec = specs.Process
 
-// cloneFlags are the namespaces that a container can be given, by their OCI names.
+// cloneFlags are the namespaces of Linux by their OCI names.
 var cloneFlags = map[specs.LinuxNamespaceType]int{
 	specs.PIDNamespace:     unix.CLONE_NEWPID,
 	specs.MountNamespace:   unix.CLONE_NEWNS,
@@ -23,9 +23,11 @@ var cloneFlags = map[specs.LinuxNamespaceType]int{
 	specs.IPCNamespace:     unix.CLONE_NEWIPC,
 	specs.NetworkNamespace: unix.CLONE_NEWNET,
 	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+	specs.UserNamespace:    unix.CLONE_NEWUSER,
+	specs.TimeNamespace:    unix.CLONE_NEWTIME,
 }
 
-// CloneFlag is the clone(2) flag of a namespace type, if a guest can give a container one of that type.
+// CloneFlag is the clone(2) flag of a namespace type, if there is such a type.
 func CloneFlag(t specs.LinuxNamespaceType) (int, bool) {
 	f, ok := cloneFlags[t]
 	return f, ok
@@ -39,11 +41,8 @@ func (p *program) makeContainer() error {
 	if linux == nil {
 		linux = &specs.Linux{}
 	}
-	ownCgroups, err := p.enterNamespaces(linux.Namespaces)
+	ownCgroups, err := completeNamespaces(linux.Namespaces)
 	if err != nil {
-		return err
-	}
-	if err := p.setOOMScore(); err != nil {
 		return err
 	}
 	if err := setNames(spec); err != nil {
@@ -56,15 +55,17 @@ func (p *program) makeContainer() error {
 	}
 	root, err := rootfs.Open(rootfs.Config{
 		Path:            spec.Root.Path,
+		Tree:            orNone(p.config.RootTree),
 		Propagation:     linux.RootfsPropagation,
 		Cgroup:          p.config.Cgroup,
 		CgroupNamespace: ownCgroups,
+		UserNamespace:   hasNamespace(linux.Namespaces, specs.UserNamespace),
 	})
 	if err != nil {
 		return err
 	}
-	for _, m := range spec.Mounts {
-		if err := root.Mount(m); err != nil {
+	for i, m := range spec.Mounts {
+		if err := root.Mount(m, orNone(p.config.Trees[i])); err != nil {
 			return err
 		}
 	}
@@ -82,6 +83,9 @@ func (p *program) makeContainer() error {
 	if err := root.Mask(linux.MaskedPaths); err != nil {
 		return err
 	}
+	if err := p.createHooks(); err != nil {
+		return err
+	}
 	if err := root.Pivot(linux.RootfsPropagation); err != nil {
 		return err
 	}
@@ -91,74 +95,48 @@ func (p *program) makeContainer() error {
 	return root.Freeze(spec.Root.Readonly)
 }
 
-// enterNamespaces joins those given by path and completes the new ones that clone(2) left unfinished.
-func (p *program) enterNamespaces(list []specs.LinuxNamespace) (ownCgroups bool, err error) {
+func orNone(fd int) int {
+	if fd == 0 {
+		return -1
+	}
+	return fd
+}
+
+func hasNamespace(list []specs.LinuxNamespace, t specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(list, func(n specs.LinuxNamespace) bool { return n.Type == t })
+}
+
+// completeNamespaces finishes the new ones that clone(2) has left unfinished. Those given by path have been joined.
+func completeNamespaces(list []specs.LinuxNamespace) (ownCgroups bool, err error) {
 	for _, n := range list {
-		flag, ok := CloneFlag(n.Type)
-		if !ok {
-			return false, fmt.Errorf("a namespace of type %q is not supported in a guest", n.Type)
-		}
+		ownCgroups = ownCgroups || n.Type == specs.CgroupNamespace
 		switch {
-		case n.Type == specs.PIDNamespace || n.Type == specs.MountNamespace:
-			// Entered by the agent's clone.
 		case n.Path != "":
-			if err := joinPath(n.Path, flag); err != nil {
-				return false, fmt.Errorf("join %s namespace %s: %w", n.Type, n.Path, err)
-			}
 		case n.Type == specs.NetworkNamespace:
 			if err := netcfg.LoopbackUp(); err != nil {
 				return false, err
 			}
 		case n.Type == specs.CgroupNamespace:
 			// Only now, so that the container's cgroup, not the agent's, is its root.
-			if err := unix.Unshare(flag); err != nil {
+			if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 				return false, fmt.Errorf("new cgroup namespace: %w", err)
 			}
 		}
-		ownCgroups = ownCgroups || n.Type == specs.CgroupNamespace
 	}
 	return ownCgroups, nil
 }
 
-func joinPath(path string, flag int) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return unix.Setns(fd, flag)
-}
-
-// joinContainer enters all namespaces of the container's init; the pid namespace it has been born into.
+// joinContainer enters the namespaces of the container's init that the process was not born in.
 func (p *program) joinContainer() error {
-	if err := p.setOOMScore(); err != nil {
-		return err
-	}
 	// A mount namespace can be entered only by who shares its root and directory with nobody.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare file system attributes: %w", err)
 	}
-	flags := 0
-	for _, f := range cloneFlags {
-		if f != unix.CLONE_NEWPID {
-			flags |= f
-		}
-	}
-	if err := unix.Setns(JoinFD, flags); err != nil {
+	if err := unix.Setns(p.config.JoinFD, p.config.JoinFlags); err != nil {
 		return fmt.Errorf("join the container's namespaces: %w", err)
 	}
+	unix.Close(p.config.JoinFD)
 	return p.openTerminal(false)
-}
-
-func (p *program) setOOMScore() error {
-	if p.process.OOMScoreAdj == nil {
-		return nil
-	}
-	text := strconv.Itoa(*p.process.OOMScoreAdj)
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(text), 0); err != nil {
-		return fmt.Errorf("set oomScoreAdj %s: %w", text, err)
-	}
-	return nil
 }
 
 func setNames(spec *specs.Spec) error {
@@ -176,7 +154,8 @@ func setNames(spec *specs.Spec) error {
 }
 
 // setSysctl writes through the guest's /proc, which shows each namespaced value of the calling thread; so it
-// needs none in the container.
+// needs none in the container, and none that a container could have redirected (CVE-2025-52881). A value that
+// belongs to no namespace is the guest's, and changes for all containers of the VM.
 func setSysctl(key, value string) error {
 	name, err := sysctlPath(key)
 	if err == nil {

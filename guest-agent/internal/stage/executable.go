@@ -87,14 +87,3 @@ func exists(file string) bool {
 	var st unix.Stat_t
 	return unix.Stat(file, &st) == nil
 }
-
-// environ is the value of a variable: the last one counts, as in execve's consumers that set variables in turn.
-func environ(env []string, key string) string {
-	value := ""
-	for _, e := range env {
-		if k, v, ok := strings.Cut(e, "="); ok && k == key {
-			value = v
-		}
-	}
-	return value
-}

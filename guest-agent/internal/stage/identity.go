@@ -1,7 +1,9 @@
 package stage
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
 	"runtime"
 
 	"github.com/huskvm/husk/guest-agent/internal/seccomp"
@@ -22,12 +24,17 @@ func (p *program) assumeIdentity(filter *seccomp.Filter) error {
 	if err := setScheduling(proc); err != nil {
 		return err
 	}
+	if p.config.Spec != nil && p.config.Spec.Linux != nil {
+		if err := setMemoryPolicy(p.config.Spec.Linux.MemoryPolicy); err != nil {
+			return err
+		}
+	}
 	user, err := resolveUser(proc.User)
 	if err != nil {
 		return err
 	}
-	if environ(proc.Env, "HOME") == "" {
-		proc.Env = append(proc.Env, "HOME="+user.home)
+	if proc.Env, err = environment(proc.Env, user.home); err != nil {
+		return err
 	}
 	if err := ownStdio(user.uid); err != nil {
 		return err
@@ -66,7 +73,20 @@ func (p *program) assumeIdentity(filter *seccomp.Filter) error {
 			return fmt.Errorf("chdir to cwd (%q): %w", proc.Cwd, err)
 		}
 	}
+	if err := insideRoot(); err != nil {
+		return fmt.Errorf("chdir to cwd (%q): %w", proc.Cwd, err)
+	}
 	return caps.apply()
+}
+
+// insideRoot refuses a working directory outside of the root, which a descriptor left open in this process would
+// lead to as /proc/self/fd/N (CVE-2024-21626). None is, but this is where it would end.
+func insideRoot() error {
+	wd, err := unix.Getwd()
+	if err == nil && !filepath.IsAbs(wd) || errors.Is(err, unix.ENOENT) {
+		return errors.New("it is not in the container's root")
+	}
+	return err
 }
 
 // installer is how the filter will be installed at the very end. A process that may not install filters itself
@@ -104,28 +124,6 @@ func ownStdio(uid int) error {
 	return nil
 }
 
-var resources = map[string]int{
-	"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_CPU": unix.RLIMIT_CPU,
-	"RLIMIT_DATA": unix.RLIMIT_DATA, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS,
-	"RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK, "RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE,
-	"RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_RSS": unix.RLIMIT_RSS,
-	"RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO, "RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
-	"RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING, "RLIMIT_STACK": unix.RLIMIT_STACK,
-}
-
-func setRlimits(list []specs.POSIXRlimit) error {
-	for _, l := range list {
-		resource, ok := resources[l.Type]
-		if !ok {
-			return fmt.Errorf("unknown rlimit %q", l.Type)
-		}
-		if err := unix.Prlimit(0, resource, &unix.Rlimit{Cur: l.Soft, Max: l.Hard}, nil); err != nil {
-			return fmt.Errorf("set rlimit %s to %d:%d: %w", l.Type, l.Soft, l.Hard, err)
-		}
-	}
-	return nil
-}
-
 // Personality domains of linux/personality.h.
 const (
 	perLinux   = 0
@@ -143,9 +141,6 @@ func setPersonality(c *specs.LinuxPersonality) error {
 		domain = perLinux32
 	default:
 		return fmt.Errorf("unknown personality %q", c.Domain)
-	}
-	if len(c.Flags) > 0 {
-		return fmt.Errorf("personality flags %v are not supported", c.Flags)
 	}
 	if _, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, uintptr(domain), 0, 0); errno != 0 {
 		return fmt.Errorf("set personality %s: %w", c.Domain, errno)

@@ -55,8 +55,12 @@ func readConfig() (*Config, error) {
 }
 
 func fail(err error) int {
+	m := Message{Error: err.Error()}
+	if errno := unix.Errno(0); errors.As(err, &errno) {
+		m.Errno = int(errno)
+	}
 	// Without the agent there is nobody left to tell.
-	_ = send(Message{Error: err.Error()}, -1)
+	_ = send(m, -1)
 	return 1
 }
 
@@ -111,6 +115,11 @@ func (p *program) prepare() error {
 		}
 	}
 	unix.Umask(0)
+	if a := p.process.ExecCPUAffinity; a != nil && p.config.Spec == nil {
+		if err := setAffinity("initial", a.Initial); err != nil {
+			return err
+		}
+	}
 	if p.config.Spec != nil {
 		err = p.makeContainer()
 	} else {
@@ -138,6 +147,14 @@ func (p *program) run() int {
 	}
 	if p.missing != nil {
 		return p.refuse(p.missing)
+	}
+	if a := p.process.ExecCPUAffinity; a != nil && p.config.Spec == nil {
+		if err := setAffinity("final", a.Final); err != nil {
+			return fail(err)
+		}
+	}
+	if err := p.startHooks(); err != nil {
+		return fail(err)
 	}
 	if p.filter != nil {
 		if err := p.filter(); err != nil {

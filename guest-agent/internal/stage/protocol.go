@@ -23,8 +23,8 @@ const (
 	// answers with one packet, of any content, that lets it go; then the stage closes the socket by its
 	// execve, or sends a second Message with what went wrong.
 	ControlFD = 4
-	// JoinFD, of a process that joins a container, is a pidfd of the container's init.
-	JoinFD = 5
+	// FirstFD is the first of those that Config speaks of.
+	FirstFD = 5
 )
 
 // Config describes the process to become.
@@ -36,6 +36,16 @@ type Config struct {
 	// Seccomp and Personality are the container's, for every process of it.
 	Seccomp     *specs.LinuxSeccomp     `json:"seccomp,omitempty"`
 	Personality *specs.LinuxPersonality `json:"personality,omitempty"`
+	// ID is the container's, for its hooks.
+	ID string `json:"id,omitempty"`
+	// Trees are the descriptors of mounts that the agent has opened, by their index in Spec.Mounts; RootTree, if
+	// not 0, is the root's.
+	Trees    map[int]int `json:"trees,omitempty"`
+	RootTree int         `json:"rootTree,omitempty"`
+	// JoinFD, of a process that joins a container, is a pidfd of the container's init, and JoinFlags say which of
+	// its namespaces are left to be joined.
+	JoinFD    int `json:"joinFD,omitempty"`
+	JoinFlags int `json:"joinFlags,omitempty"`
 	// Cgroup is the directory of the container's cgroup.
 	Cgroup string `json:"cgroup,omitempty"`
 	// Terminal asks for a pseudo terminal, whose master comes with the first Message.
@@ -50,4 +60,5 @@ type Config struct {
 // Message is what a stage process tells the agent.
 type Message struct {
 	Error string `json:"error,omitempty"` // empty: ready
+	Errno int    `json:"errno,omitempty"` // of the system call that is the reason, if there is one
 }

@@ -3,6 +3,7 @@ package stage
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -62,6 +63,60 @@ func TestExecutablesAreFoundAsShellsDo(t *testing.T) {
 	}
 }
 
+func TestTheEnvironmentHasEachVariableOnce(t *testing.T) {
+	for _, c := range []struct{ in, want []string }{
+		{nil, []string{"HOME=/h"}},
+		{[]string{"A=1", "B=", "A=2=3"}, []string{"A=2=3", "B=", "HOME=/h"}},
+		{[]string{"HOME=", "A=1"}, []string{"HOME=/h", "A=1"}},
+		{[]string{"HOME=/x", "HOME=/y"}, []string{"HOME=/y"}},
+	} {
+		got, err := environment(c.in, "/h")
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%q: got %q, %v, want %q", c.in, got, err, c.want)
+		}
+	}
+	for _, bad := range []string{"A", "=A", "", "A=\x00"} {
+		if got, err := environment([]string{bad}, "/h"); err == nil {
+			t.Errorf("%q was accepted: %q", bad, got)
+		}
+	}
+}
+
+func TestListsOfProcessors(t *testing.T) {
+	for text, want := range map[string][]int{"0": {0}, "0-2,5": {0, 1, 2, 5}, "1023": {1023}, "3, 1": {1, 3}} {
+		set, err := parseList(text)
+		if err != nil || set.Count() != len(want) {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		for _, n := range want {
+			if !set.IsSet(n) {
+				t.Errorf("%q: %d is missing", text, n)
+			}
+		}
+	}
+	for _, text := range []string{"", "a", "1-", "-1", "2-1", "0-1024", "99999999999", "1,,2"} {
+		if _, err := parseList(text); err == nil {
+			t.Errorf("%q was accepted", text)
+		}
+	}
+}
+
+func TestRlimitsAreCheckedByName(t *testing.T) {
+	for _, c := range []struct {
+		list []specs.POSIXRlimit
+		ok   bool
+	}{
+		{[]specs.POSIXRlimit{{Type: "RLIMIT_CPU"}, {Type: "RLIMIT_AS"}}, true},
+		{[]specs.POSIXRlimit{{Type: "RLIMIT_CPU"}, {Type: "RLIMIT_CPU"}}, false},
+		{[]specs.POSIXRlimit{{Type: "CPU"}}, false},
+	} {
+		if err := CheckRlimits(c.list); (err == nil) != c.ok {
+			t.Errorf("%v: %v", c.list, err)
+		}
+	}
+}
+
 func TestSysctlKeysAreWrittenEitherWay(t *testing.T) {
 	for key, want := range map[string]string{
 		"net.ipv4.ip_forward":                "net/ipv4/ip_forward",
@@ -91,38 +146,11 @@ func TestCapabilitiesAreReadByName(t *testing.T) {
 	if _, err := parseCapabilities(&specs.LinuxCapabilities{Effective: []string{"CHOWN"}}); err == nil {
 		t.Error("a name without CAP_ was accepted")
 	}
+	unknown := UnknownCapabilities(&specs.LinuxCapabilities{Bounding: []string{"CAP_KILL", "CAP_NOT_YET"}, Ambient: []string{"CAP_NOT_YET"}})
+	if len(unknown) != 1 || unknown[0] != "CAP_NOT_YET" {
+		t.Errorf("unknown: %q", unknown)
+	}
 	if len(capabilityNames) != unix.CAP_LAST_CAP+1 {
 		t.Errorf("%d names, the kernel's header has %d", len(capabilityNames), unix.CAP_LAST_CAP+1)
-	}
-}
-
-func TestATerminalIsFoundByItsNumber(t *testing.T) {
-	master, err := openMaster()
-	if err != nil {
-		t.Skip("no terminals here: ", err)
-	}
-	defer unix.Close(master)
-	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	name, err := slaveName(master)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The first of its devpts has number 0 in either byte order; a second one keeps this honest.
-	other, err := openMaster()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(other)
-	second, err := slaveName(other)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var st unix.Stat_t
-	for _, n := range []string{name, second} {
-		if err := unix.Stat(n, &st); err != nil {
-			t.Errorf("%s: %v", n, err)
-		}
 	}
 }

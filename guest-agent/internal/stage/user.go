@@ -22,18 +22,20 @@ type account struct {
 	home     string
 }
 
-// resolveUser reads the container's own passwd and group files: for a user given by name all of it, else the
-// home directory.
+// resolveUser reads the container's own passwd and group files, for the home directory. A name counts, and all of
+// it, where no number is given: the runtime-spec has it for Windows only, and with other runtimes such a process is
+// root. Beside a number it means nothing.
 func resolveUser(u specs.User) (account, error) {
+	byName := u.Username != "" && u.UID == 0 && u.GID == 0
 	spec := strconv.FormatUint(uint64(u.UID), 10)
-	if u.Username != "" {
+	if byName {
 		spec = u.Username
 	}
 	passwd, group := openUserFile("/etc/passwd"), openUserFile("/etc/group")
 	defer passwd.Close()
 	defer group.Close()
 	found, err := user.GetExecUser(spec, &user.ExecUser{Home: "/"}, passwd, group)
-	if u.Username == "" {
+	if !byName {
 		a := account{uid: int(u.UID), gid: int(u.GID), groups: u.AdditionalGids, home: "/"}
 		// A file that can't be parsed costs nothing but the home directory.
 		if err == nil && found.Home != "" {

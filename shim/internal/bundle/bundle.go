@@ -11,7 +11,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Load reads a bundle's config.json.
+// Load reads a bundle's config.json. The sources of binds that it gives relative to the bundle are made absolute.
 func Load(dir string) (*specs.Spec, error) {
 	path := filepath.Join(dir, "config.json")
 	data, err := os.ReadFile(path)
@@ -27,6 +27,11 @@ func Load(dir string) (*specs.Spec, error) {
 	}
 	if len(spec.Process.Args) == 0 {
 		return nil, fmt.Errorf("%s: process.args is empty: the container has no command", path)
+	}
+	for i, m := range spec.Mounts {
+		if IsBind(m) && m.Source != "" && !filepath.IsAbs(m.Source) {
+			spec.Mounts[i].Source = filepath.Join(dir, m.Source)
+		}
 	}
 	return spec, nil
 }

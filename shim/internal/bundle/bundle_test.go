@@ -125,7 +125,13 @@ func TestTheGuestsSpecNamesNothingOfTheHost(t *testing.T) {
 		{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}, {Path: "/dev/sda", Type: "b", Major: 8},
 	}
 	spec.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: "3", Quota: ptr(int64(1000))}
-	spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true}}
+	fuse := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "rwm"}
+	spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{
+		{Access: "rwm"}, {Allow: true, Type: "b", Access: "m"}, fuse,
+		{Allow: true, Type: "c", Major: ptr(int64(136)), Access: "rwm"},
+		{Allow: true, Type: "b", Major: ptr(int64(8)), Minor: ptr(int64(0)), Access: "rwm"},
+		{Type: "b", Major: ptr(int64(9))},
+	}
 	before, _ := json.Marshal(spec)
 
 	g, err := ForGuest("c", spec)
@@ -140,13 +146,68 @@ func TestTheGuestsSpecNamesNothingOfTheHost(t *testing.T) {
 		Seccomp:    &specs.LinuxSeccomp{DefaultAction: specs.ActAllow},
 		Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}},
 		Devices:    []specs.LinuxDevice{{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}},
-		Resources:  &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(1000))}},
+		Resources: &specs.LinuxResources{
+			CPU: &specs.LinuxCPU{Quota: ptr(int64(1000))},
+			Devices: []specs.LinuxDeviceCgroup{
+				{Access: "rwm"}, {Allow: true, Type: "b", Access: "m"}, fuse,
+				{Allow: true, Type: "c", Major: ptr(int64(136)), Access: "rwm"}, {Type: "b", Major: ptr(int64(9))},
+			},
+		},
 	}
 	if diff := cmp.Diff(want, g.Spec); diff != "" {
 		t.Error(diff)
 	}
-	if len(g.Notes) != 1 || !strings.Contains(g.Notes[0], "/dev/sda") {
+	notes := strings.Join(g.Notes, "\n")
+	for _, want := range []string{"/dev/sda", "apparmorProfile", "selinuxLabel", "cpu.cpus", "b 8:0"} {
+		if !strings.Contains(notes, want) {
+			t.Errorf("no note of %s in %q", want, g.Notes)
+		}
+	}
+	if len(g.Notes) != 5 {
 		t.Errorf("notes %q", g.Notes)
+	}
+}
+
+func TestAPodsContainersShareItsNamespaces(t *testing.T) {
+	spec := minimal()
+	spec.Annotations = map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "p"}
+	spec.Linux.Namespaces = []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"}, {Type: specs.UTSNamespace, Path: "/proc/7/ns/uts"},
+		{Type: specs.MountNamespace}, {Type: specs.NetworkNamespace, Path: "/run/netns/x"}, {Type: specs.CgroupNamespace, Path: "/proc/7/ns/cgroup"},
+	}
+	g, err := ForGuest("c", spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace, Path: "container:p"}, {Type: specs.UTSNamespace, Path: "container:p"},
+		{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+	}
+	if diff := cmp.Diff(want, g.Spec.Linux.Namespaces); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestLimitsThatAreUpdatedNameNothingOfTheHost(t *testing.T) {
+	got, err := ResourcesForGuest([]byte(`{"cpu":{"cpus":"0-63","mems":"0","shares":100},"blockIO":{"weight":10},"unified":{"memory.high":"5"}}`))
+	if want := `{"cpu":{"shares":100},"unified":{"memory.high":"5"}}`; err != nil || string(got) != want {
+		t.Errorf("%s, %v", got, err)
+	}
+	if _, err := ResourcesForGuest([]byte("{")); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestHooksOfTheContainerGoToTheGuest(t *testing.T) {
+	spec := minimal()
+	want := &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/a"}}, StartContainer: []specs.Hook{{Path: "/b"}}}
+	spec.Hooks = want
+	g, err := ForGuest("c", spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, g.Spec.Hooks); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -223,6 +284,28 @@ func TestLoadSaysWhatIsWrong(t *testing.T) {
 	}
 	if _, err := Load(t.TempDir()); err == nil || !strings.Contains(err.Error(), "config.json") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestRelativeSourcesAreTheBundles(t *testing.T) {
+	dir := t.TempDir()
+	text := `{"process": {"args": ["sh"]}, "root": {"path": "r"}, "linux": {}, "mounts": [
+		{"destination": "/a", "type": "bind", "source": "data"}, {"destination": "/b", "source": "/abs", "options": ["rbind"]},
+		{"destination": "/c", "type": "tmpfs", "source": "tmpfs"}, {"destination": "/a", "type": "bind", "options": ["remount", "ro"]}]}`
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{filepath.Join(dir, "data"), "/abs", "tmpfs", ""} {
+		if got := spec.Mounts[i].Source; got != want {
+			t.Errorf("mount %d: source %q, want %q", i, got, want)
+		}
+	}
+	if g, err := ForGuest("c", spec); err != nil || len(g.Binds) != 2 {
+		t.Errorf("%+v, %v", g, err)
 	}
 }
 

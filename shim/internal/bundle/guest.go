@@ -43,7 +43,8 @@ type Guest struct {
 
 // ForGuest makes the guest's specification from the host's, which it leaves alone. The guest is the sandbox,
 // so everything that names an object of the host goes: namespace paths, cgroup path, devices, labels of the
-// host's security modules. root.path is for the caller to set, to GuestPath or DiskPath of RootID.
+// host's security modules. What would have had an effect is noted. root.path is for the caller to set, to GuestPath
+// or DiskPath of RootID.
 func ForGuest(id string, spec *specs.Spec) (*Guest, error) {
 	if err := refuseHooks(spec.Hooks); err != nil {
 		return nil, err
@@ -53,10 +54,11 @@ func ForGuest(id string, spec *specs.Spec) (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{Spec: guest, RootID: shareName(id, "root")}
-	guest.Hooks = nil
+	guest.Hooks = guestHooks(spec.Hooks)
 	guest.Windows, guest.Solaris, guest.VM, guest.ZOS = nil, nil, nil, nil
 	g.stripProcess(guest.Process)
 	g.stripLinux(guest.Linux)
+	shareNamespaces(guest.Linux, Identify(id, spec.Annotations))
 	for i := range guest.Mounts {
 		m := &guest.Mounts[i]
 		if !IsBind(*m) {
@@ -78,6 +80,9 @@ func ForGuest(id string, spec *specs.Spec) (*Guest, error) {
 
 // IsBind says whether m shows a host path in the container.
 func IsBind(m specs.Mount) bool {
+	if slices.Contains(m.Options, "remount") {
+		return false // it changes what is there
+	}
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
@@ -111,17 +116,24 @@ func refuseHooks(hooks *specs.Hooks) error {
 		//lint:ignore SA1019 deprecated, and docker's own
 		{"prestart", hooks.Prestart},
 		{"createRuntime", hooks.CreateRuntime},
-		{"createContainer", hooks.CreateContainer},
-		{"startContainer", hooks.StartContainer},
 		{"poststart", hooks.Poststart},
 		{"poststop", hooks.Poststop},
 	} {
 		if len(kind.hooks) > 0 {
-			return fmt.Errorf("%s hook %s: hooks are not supported yet: %w",
+			return fmt.Errorf("%s hook %s: hooks of the host are not supported yet: %w",
 				kind.name, kind.hooks[0].Path, errdefs.ErrNotImplemented)
 		}
 	}
 	return nil
+}
+
+// guestHooks are those that run in the container's namespaces, and so in the guest. The path of a createContainer
+// hook is the guest's.
+func guestHooks(hooks *specs.Hooks) *specs.Hooks {
+	if hooks == nil || len(hooks.CreateContainer)+len(hooks.StartContainer) == 0 {
+		return nil
+	}
+	return &specs.Hooks{CreateContainer: hooks.CreateContainer, StartContainer: hooks.StartContainer}
 }
 
 // ProcessForGuest makes an exec's process from the host's JSON.
@@ -137,8 +149,16 @@ func ProcessForGuest(data []byte) (*specs.Process, error) {
 	return p, nil
 }
 
+func (g *Guest) note(dropped bool, field, why string) {
+	if dropped {
+		g.Notes = append(g.Notes, field+" is not applied: "+why)
+	}
+}
+
 // stripProcess drops the host's security labels: the guest's kernel has neither AppArmor nor SELinux.
 func (g *Guest) stripProcess(p *specs.Process) {
+	g.note(p.ApparmorProfile != "", "process.apparmorProfile", "the guest's kernel has no AppArmor")
+	g.note(p.SelinuxLabel != "", "process.selinuxLabel", "the guest's kernel has no SELinux")
 	p.ApparmorProfile = ""
 	p.SelinuxLabel = ""
 }
@@ -146,7 +166,10 @@ func (g *Guest) stripProcess(p *specs.Process) {
 func (g *Guest) stripLinux(l *specs.Linux) {
 	l.CgroupsPath = ""
 	l.MountLabel = ""
+	g.note(l.IntelRdt != nil, "linux.intelRdt", "it divides the host's caches")
 	l.IntelRdt = nil
+	g.note(l.MemoryPolicy != nil, "linux.memoryPolicy", "it numbers the host's nodes")
+	l.MemoryPolicy = nil
 	if l.Seccomp != nil {
 		l.Seccomp.ListenerPath, l.Seccomp.ListenerMetadata = "", ""
 	}
@@ -154,20 +177,75 @@ func (g *Guest) stripLinux(l *specs.Linux) {
 	l.Namespaces = slices.DeleteFunc(l.Namespaces, func(n specs.LinuxNamespace) bool {
 		return n.Type == specs.NetworkNamespace
 	})
-	for i := range l.Namespaces {
-		l.Namespaces[i].Path = ""
-	}
+	g.note(len(l.NetDevices) > 0, "linux.netDevices", "they are the host's")
 	l.NetDevices = nil
 	g.keepGuestDevices(l)
-	if r := l.Resources; r != nil {
-		r.BlockIO, r.Network, r.Rdma, r.Devices = nil, nil, nil, nil
-		if r.CPU != nil {
-			// These number the host's CPUs and nodes; the host's cgroup holds the VM to them.
-			r.CPU.Cpus, r.CPU.Mems = "", ""
-			// Realtime scheduling groups exist in cgroup v1 only.
-			r.CPU.RealtimePeriod, r.CPU.RealtimeRuntime = nil, nil
-		}
+	if l.Resources != nil {
+		g.stripResources(l.Resources)
 	}
+}
+
+// shareNamespaces drops the host's paths of namespaces. A further container of a pod joins those of the pod's first
+// one instead, as it would on the host.
+func shareNamespaces(l *specs.Linux, identity Identity) {
+	for i := range l.Namespaces {
+		n := &l.Namespaces[i]
+		switch n.Type {
+		case specs.IPCNamespace, specs.UTSNamespace, specs.PIDNamespace, specs.UserNamespace:
+			if n.Path != "" && identity.Kind == Member {
+				n.Path = "container:" + identity.Sandbox
+				continue
+			}
+		}
+		n.Path = ""
+	}
+}
+
+// ResourcesForGuest makes the guest's limits from the host's, both as JSON.
+func ResourcesForGuest(data []byte) ([]byte, error) {
+	var r specs.LinuxResources
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, fmt.Errorf("parse resources: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	new(Guest).stripResources(&r)
+	return json.Marshal(&r)
+}
+
+func (g *Guest) stripResources(r *specs.LinuxResources) {
+	g.note(r.BlockIO != nil, "linux.resources.blockIO", "it numbers the host's devices")
+	g.note(r.Network != nil, "linux.resources.network", "cgroup version 2 has no such limit")
+	g.note(len(r.Rdma) > 0, "linux.resources.rdma", "it names the host's devices")
+	r.BlockIO, r.Network, r.Rdma = nil, nil, nil
+	r.Devices = slices.DeleteFunc(r.Devices, func(d specs.LinuxDeviceCgroup) bool { return !g.keepRule(d) })
+	if r.CPU == nil {
+		return
+	}
+	g.note(r.CPU.Cpus != "", "linux.resources.cpu.cpus", "it numbers the host's CPUs")
+	g.note(r.CPU.Mems != "", "linux.resources.cpu.mems", "it numbers the host's nodes")
+	r.CPU.Cpus, r.CPU.Mems = "", ""
+	// Realtime scheduling groups exist in cgroup v1 only.
+	g.note(r.CPU.RealtimePeriod != nil || r.CPU.RealtimeRuntime != nil, "linux.resources.cpu.realtime…", "cgroup version 2 has no such limit")
+	r.CPU.RealtimePeriod, r.CPU.RealtimeRuntime = nil, nil
+}
+
+// keepRule keeps what denies, what holds for all devices, and what allows one that is the same in the guest.
+func (g *Guest) keepRule(d specs.LinuxDeviceCgroup) bool {
+	if !d.Allow || d.Major == nil || *d.Major < 0 {
+		return true
+	}
+	const terminals = 136 // major number of /dev/pts/N
+	if d.Type == "c" && *d.Major == terminals {
+		return true
+	}
+	if d.Minor != nil && slices.Contains(guestDevices, deviceNumber{d.Type, *d.Major, *d.Minor}) {
+		return true
+	}
+	minor := "*"
+	if d.Minor != nil && *d.Minor >= 0 {
+		minor = fmt.Sprint(*d.Minor)
+	}
+	g.note(true, fmt.Sprintf("the rule that allows device %s %d:%s", d.Type, *d.Major, minor), "the device is the host's")
+	return false
 }
 
 // deviceNumber is a device node's kind and numbers.

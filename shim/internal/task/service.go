@@ -194,7 +194,11 @@ func (s *Service) update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*emp
 	if err != nil {
 		return nil, err
 	}
-	return empty, c.Update(ctx, r.Resources.GetValue())
+	resources, err := bundle.ResourcesForGuest(r.Resources.GetValue())
+	if err != nil {
+		return nil, err
+	}
+	return empty, c.Update(ctx, resources)
 }
 
 func (s *Service) wait(ctx context.Context, r *taskv3.WaitRequest) (*taskv3.WaitResponse, error) {
