@@ -85,9 +85,6 @@ func (e *emulated) attach(d virtio.Device) error {
 // startTimeout is for QEMU to build its machine. It loads itself from disk for that, so a busy host may take long.
 const startTimeout = time.Minute
 
-// steerTimeout is for QEMU to stop its vCPUs or let them go on.
-const steerTimeout = 30 * time.Second
-
 // load starts QEMU, with its guest before the first instruction.
 func (e *emulated) load(cfg *Config) error {
 	terminal, theirs, err := qemu.Pair("console")
@@ -137,15 +134,14 @@ func (e *emulated) pump(cfg *Config) {
 	}
 }
 
-func (e *emulated) start() error  { return e.steer(e.process.Run) }
-func (e *emulated) pause() error  { return e.steer(e.process.Pause) }
-func (e *emulated) resume() error { return e.steer(e.process.Resume) }
-
-func (e *emulated) steer(do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), steerTimeout)
+func (e *emulated) start() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	return do(ctx)
+	return e.process.Run(ctx)
 }
+
+func (e *emulated) pause() error  { return e.process.Pause() }
+func (e *emulated) resume() error { return e.process.Resume() }
 
 func (e *emulated) done() <-chan struct{} { return e.process.Done() }
 

@@ -238,14 +238,14 @@ func TestAPausedGuestSaysNothingAndGoesOn(t *testing.T) {
 	p, said, _ := boot(t, "stay")
 	said.await(t, "guest: tick 1\n")
 	for round := range 3 {
-		must(t, p.Pause(t.Context()))
-		must(t, p.Pause(t.Context())) // no harm
-		i, err := p.Info(t.Context())
-		must(t, err)
-		if i.Status != "paused" {
-			t.Fatalf("the guest is %s", i.Status)
+		must(t, p.Pause())
+		must(t, p.Pause()) // no harm
+		for _, task := range tasks(t, p.PID()) {
+			if state := stateOf(t, task); state != "T" {
+				t.Fatalf("%s of a paused guest is in state %s", task, state)
+			}
 		}
-		must(t, p.Resume(t.Context()))
+		must(t, p.Resume())
 		said.await(t, fmt.Sprintf("guest: tick %d\n", 10*(round+1)))
 	}
 	must(t, p.Close())
@@ -253,7 +253,7 @@ func TestAPausedGuestSaysNothingAndGoesOn(t *testing.T) {
 	if end := p.End(); end.Reason != Stopped {
 		t.Errorf("ended with %v", end)
 	}
-	if err := p.Pause(t.Context()); !errors.Is(err, errGone) {
+	if err := p.Pause(); !errors.Is(err, errGone) {
 		t.Errorf("a guest that is gone is paused: %v", err)
 	}
 	must(t, p.Kill())
@@ -270,4 +270,21 @@ func TestTheEndsOfTwoGuestsDoNotMix(t *testing.T) {
 	if end := ends(t, a, saidA); end.Reason != Reset {
 		t.Errorf("the one that restarts ended with %v", end)
 	}
+}
+
+// tasks are the stat files of a process's threads.
+func tasks(t *testing.T, pid int) []string {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	must(t, err)
+	return files
+}
+
+// stateOf is one letter, as in proc(5).
+func stateOf(t *testing.T, stat string) string {
+	t.Helper()
+	text, err := os.ReadFile(stat)
+	must(t, err)
+	_, rest, _ := strings.Cut(string(text), ") ")
+	return rest[:1]
 }

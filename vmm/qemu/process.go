@@ -205,12 +205,6 @@ func (p *Process) judgeStops() {
 // Run lets the guest run for the first time.
 func (p *Process) Run(ctx context.Context) error { return p.qmp.call(ctx, "cont", nil) }
 
-// Pause returns when no vCPU runs.
-func (p *Process) Pause(ctx context.Context) error { return p.qmp.call(ctx, "stop", nil) }
-
-// Resume lets them run again.
-func (p *Process) Resume(ctx context.Context) error { return p.qmp.call(ctx, "cont", nil) }
-
 // PID is QEMU's process id.
 func (p *Process) PID() int { return p.process.Pid }
 
