@@ -210,6 +210,7 @@ func supervise(o *options, process *qemu.Process, talk *conversation, term *term
 		case <-started:
 			started = nil
 			boot.Stop()
+			go talk.pulse()
 			if err := attach(o, talk, term); err != nil {
 				return statusHost, err
 			}

@@ -54,7 +54,7 @@ func arguments(c *Config, b board, qmp *os.File) ([]string, []*os.File) {
 	l.add("-smp", fmt.Sprint(c.VCPUs), "-m", fmt.Sprintf("%dM", mib),
 		"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", mib)) // share: for the back ends
 	l.add("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S")
-	l.confine(c)
+	l.add("-sandbox", sandbox)
 	if b.bus == mmio {
 		l.add("-global", "virtio-mmio.force-legacy=false")
 	}
@@ -77,17 +77,6 @@ func threads(c *Config) string {
 		return "single"
 	}
 	return "multi"
-}
-
-func (l *line) confine(c *Config) {
-	l.add("-sandbox", sandbox)
-	switch {
-	case c.Root == "":
-	case c.Binary.Version.Before(runWith):
-		l.add("-chroot", c.Root)
-	default:
-		l.add("-run-with", "chroot="+c.Root)
-	}
 }
 
 func (l *line) devices(c *Config, b board) {

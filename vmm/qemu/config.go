@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -16,22 +15,15 @@ type Config struct {
 	KVM         bool   // else emulation
 	VCPUs       int
 	MemoryBytes uint64   // a multiple of 1 MiB; shared memory, so charged to whoever touches it first
-	Kernel      *os.File // opened again by QEMU, so a regular file that User may read
+	Kernel      *os.File // opened again by QEMU, so a regular file
 	Initramfs   *os.File // likewise; may be nil
 	Cmdline     string   // all of it; KernelWords are what the machine needs of it
 	Devices     []Device // in this order
 	// Console is QEMU's end of a socket pair. The other end reads what the guest writes, and must go on reading: a
 	// guest whose console is full waits. What is written there is the guest's input. It may be nil.
 	Console *os.File
-	// Root is an empty directory that becomes QEMU's root once everything is open; empty for none.
-	Root string
-	// User is whom QEMU runs as, from its first instruction on; nil is the caller. Naming one needs root.
-	User *User
-	Log  *slog.Logger // may be nil
+	Log     *slog.Logger // may be nil
 }
-
-// User is a user and group id. Neither needs a name.
-type User struct{ UID, GID uint32 }
 
 // Kind is what a Device is.
 type Kind uint8
@@ -69,8 +61,6 @@ func (c *Config) check() error {
 		return fmt.Errorf("%d bytes of memory is not a multiple of 1 MiB", c.MemoryBytes)
 	case strings.ContainsRune(c.Cmdline, 0):
 		return errors.New("the kernel's command line has a NUL byte")
-	case c.Root != "" && (!filepath.IsAbs(c.Root) || strings.ContainsAny(c.Root, ",\x00")):
-		return fmt.Errorf("QEMU's root %q: an absolute path without commas", c.Root)
 	}
 	if n := len(c.Devices) + ownDevices(c); b.slots > 0 && n > b.slots {
 		return fmt.Errorf("%d devices: QEMU's machine %s has room for %d, of which it needs %d itself",

@@ -3,6 +3,7 @@ package qemu
 import (
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -26,7 +27,7 @@ func rateIn(info string) int {
 		name, value, _ := strings.Cut(line, ":")
 		switch strings.TrimSpace(name) {
 		case "flags":
-			constant = strings.Contains(value+" ", " constant_tsc ")
+			constant = slices.Contains(strings.Fields(value), "constant_tsc")
 		case "bogomips":
 			if mips, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
 				rate = int(math.Round(mips * 500))

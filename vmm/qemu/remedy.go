@@ -33,15 +33,11 @@ var remedies = []struct {
 	},
 	{
 		[]string{"could not open kernel file", "could not load initrd", "could not load kernel", "error loading", "The image is not ELF", "Error loading uncompressed kernel"},
-		"QEMU cannot use the kernel or initramfs: it must be one for this architecture, and readable by the user that QEMU runs as",
+		"QEMU cannot use the kernel or initramfs: it must be one for this architecture",
 	},
 	{
 		[]string{"vhost_user", "vhost-user", "vhost initialization failed", "Failed to initialize vhost"},
 		"a vhost-user back end did not answer: see its log",
-	},
-	{
-		[]string{"chroot failed", "not able to chdir"},
-		"QEMU cannot change its root: that needs CAP_SYS_CHROOT and an existing directory",
 	},
 }
 

@@ -34,11 +34,15 @@ func spawn(c *Config, args []string, files []*os.File) (*os.Process, <-chan sysc
 	start, exited := make(chan started), make(chan syscall.WaitStatus, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		if err := dropBounds(); err != nil {
+			start <- started{nil, err}
+			return
+		}
 		p, err := os.StartProcess(c.Binary.Path, append([]string{c.Binary.Path}, args...), &os.ProcAttr{
 			Dir:   "/",
 			Env:   []string{},
 			Files: files,
-			Sys:   attributes(c),
+			Sys:   attributes(),
 		})
 		start <- started{p, err}
 		if err != nil {
@@ -56,20 +60,32 @@ func spawn(c *Config, args []string, files []*os.File) (*os.Process, <-chan sysc
 	return s.process, exited, s.err
 }
 
-// attributes drop root before QEMU's first instruction. QEMU could do so itself (-runas), but not from behind its
-// seccomp filter. The right to change the root is all that it keeps, and in an empty root it leads nowhere.
-func attributes(c *Config) *syscall.SysProcAttr {
+// attributes put QEMU into namespaces of its own, where this process may make them. It shares the caller's mount
+// namespace: a caller that empties that takes QEMU's paths away as well, once it has opened all it needs.
+func attributes() *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
-	if c.User == nil {
-		return a
-	}
-	a.Credential = &syscall.Credential{Uid: c.User.UID, Gid: c.User.GID}
-	var kvm unix.Stat_t
-	if c.KVM && unix.Stat("/dev/kvm", &kvm) == nil {
-		a.Credential.Groups = []uint32{kvm.Gid}
-	}
-	if c.Root != "" {
-		a.AmbientCaps = []uintptr{unix.CAP_SYS_CHROOT}
+	if os.Geteuid() == 0 {
+		a.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 	}
 	return a
+}
+
+// dropBounds leaves no capability to what this thread executes: root's own come from the bounding set.
+func dropBounds() error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for c := uintptr(0); ; c++ {
+		switch has, _, errno := unix.Syscall(unix.SYS_PRCTL, unix.PR_CAPBSET_READ, c, 0); {
+		case errno == unix.EINVAL:
+			return nil // beyond the last
+		case errno != 0:
+			return fmt.Errorf("read the bounding set: %w", errno)
+		case has == 0:
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			return fmt.Errorf("drop capability %d: %w", c, err)
+		}
+	}
 }

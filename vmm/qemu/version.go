@@ -15,9 +15,6 @@ type Version struct{ Major, Minor int }
 // processors. 6.2 is Ubuntu 22.04's and RHEL 8's; of what distributions still look after, nothing is older.
 var MinVersion = Version{6, 2}
 
-// runWith is the release that has -run-with chroot=; 9.0 dropped -chroot.
-var runWith = Version{8, 1}
-
 // codeLocked is the first release that locks code while it is translated.
 var codeLocked = Version{8, 1}
 

@@ -30,7 +30,7 @@ func TestArgumentsSayWhatTheMachineHas(t *testing.T) {
 		"-smp":    {"3"},
 		"-append": {"quiet panic=-1"},
 		"-accel":  {"tcg,thread=multi"},
-		"-cpu":    {"max"},
+		"-cpu":    {"max,-erms,-fsrm,-xsave"},
 		"-kernel": {"/proc/self/fd/6"},
 		"-initrd": {"/proc/self/fd/5"},
 		"-fsdev": {

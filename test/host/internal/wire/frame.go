@@ -18,7 +18,8 @@ import (
 type Kind byte
 
 // From the guest: Mark, Stdout, Stderr, then once Exit or Failure, then nothing; Report in answer to Inspect.
-// To the guest, and only after its Mark "command": Stdin, StdinEnd, Winsize, Inspect; after Exit or Failure: Goodbye.
+// To the guest, and only after its Mark "command": Stdin, StdinEnd, Winsize, Inspect, Pulse; after Exit or Failure:
+// Goodbye.
 const (
 	KindMark     Kind = 1 + iota // JSON of Mark
 	KindStdout                   // bytes of the command
@@ -31,6 +32,7 @@ const (
 	KindGoodbye                  // everything has arrived, power off
 	KindInspect                  // what is running?
 	KindReport                   // text: what is running
+	KindPulse                    // nothing but the interrupt that comes with it
 )
 
 // PortName is the name of the virtio-serial port.
