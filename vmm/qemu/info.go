@@ -5,7 +5,7 @@ import "context"
 // Info is what QEMU says of its machine.
 type Info struct {
 	Status      string // a RunState of qapi/run-state.json: running, paused, prelaunch, …
-	Threads     []int  // ids of the threads that run the vCPUs, by vCPU
+	Threads     []int  // ids of the threads that run the vCPUs, by vCPU, in QEMU's pid namespace
 	MemoryBytes uint64
 }
 

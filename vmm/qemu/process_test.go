@@ -50,15 +50,6 @@ func TestSignalsFromOutsideAreKills(t *testing.T) {
 	}
 }
 
-func TestAFaultOfQEMUIsItsDeath(t *testing.T) {
-	p := start(t, lone(t))
-	must(t, syscall.Kill(p.PID(), syscall.SIGSEGV))
-	<-p.Done()
-	if end := p.End(); end.Reason != Died || !strings.Contains(end.Detail, "of signal 11") {
-		t.Errorf("ended with %v", end)
-	}
-}
-
 // with changes QEMU's machine for amd64 for the length of a test.
 func with(t *testing.T, change func(*board)) {
 	old := boards["amd64"]
