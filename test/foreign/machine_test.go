@@ -1,6 +1,7 @@
 package foreign
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -53,7 +54,7 @@ func boot(t *testing.T, a architecture, p parts) *guest {
 		QEMU:  &machine.QEMU{Binary: p.qemu, Arch: a.goarch},
 		VCPUs: 1, Memory: 256 << 20,
 		Kernel: open(t, p.kernel, os.O_RDONLY), Initramfs: open(t, p.initramfs, os.O_RDONLY),
-		Cmdline: os.Getenv("HUSK_TEST_CMDLINE"), // such as earlycon, for a kernel that says nothing
+		Cmdline: cmp.Or(os.Getenv("HUSK_TEST_CMDLINE"), "quiet"),
 		Vsock:   &machine.Vsock{GuestCID: 3, Host: vsock.UnixHost(host)},
 		Shares:  []machine.Share{{Name: shareName, File: open(t, p.root, unix.O_PATH)}},
 		Log:     slog.New(slog.NewTextHandler(t.Output(), nil)), Marks: list,
@@ -70,25 +71,33 @@ func boot(t *testing.T, a architecture, p parts) *guest {
 	})
 	started := time.Now()
 	must(t, g.machine.Start())
-	must(t, agentPort.SetDeadline(time.Now().Add(patience)))
-	ended := make(chan struct{})
-	go func() { // a guest that dies at boot does not dial
-		select {
-		case <-g.machine.Done():
-			_ = agentPort.Close()
-		case <-ended:
-		}
-	}()
-	conn, err := agentPort.Accept()
-	close(ended)
-	if err != nil {
-		t.Fatalf("the guest does not dial: %v", err)
-	}
+	conn := g.dialled(agentPort)
 	t.Logf("QEMU started in %v; the agent has dialled %v after the guest's first instruction",
 		started.Sub(began).Round(time.Millisecond), time.Since(started).Round(time.Millisecond))
 	g.conn = ttrpc.NewClient(conn)
 	g.agent = agentv1.NewAgentClient(g.conn)
 	return g
+}
+
+// dialled takes the one connection that a listener is for.
+func (g *guest) dialled(l *net.UnixListener) net.Conn {
+	g.t.Helper()
+	defer l.Close()
+	must(g.t, l.SetDeadline(time.Now().Add(patience)))
+	dialled := make(chan struct{})
+	defer close(dialled)
+	go func() { // a guest that dies at boot does not dial
+		select {
+		case <-g.machine.Done():
+			_ = l.Close()
+		case <-dialled:
+		}
+	}()
+	c, err := l.Accept()
+	if err != nil {
+		g.t.Fatalf("the guest does not dial: %v", err)
+	}
+	return c
 }
 
 // close ends what still runs, and waits for all of it.

@@ -1,4 +1,4 @@
-// Command witness is all that the containers of package foreign's tests run: it says what it finds around it. It is
+// Command witness is all that containers of package foreign's tests run: it says what it finds around it. It is
 // built for the guest's architecture, static.
 //
 //	witness report           the machine and its byte order, then 20000 numbered lines; exits with 42
@@ -9,6 +9,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -58,9 +59,13 @@ func report() {
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
 		order = "big-endian"
 	}
-	fmt.Println(unix.ByteSliceToString(uts.Machine[:]), order)
+	out := bufio.NewWriter(os.Stdout)
+	fmt.Fprintln(out, unix.ByteSliceToString(uts.Machine[:]), order)
 	for i := range lines {
-		fmt.Println("line", i)
+		fmt.Fprintln(out, "line", i)
+	}
+	if err := out.Flush(); err != nil {
+		panic(err)
 	}
 }
 
