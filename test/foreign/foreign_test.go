@@ -1,6 +1,7 @@
 package foreign
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strings"
@@ -29,6 +30,33 @@ func TestContainersRunInMachinesOfOtherArchitectures(t *testing.T) {
 			t.Run("the memory limit holds", func(t *testing.T) { g.with(t).keepsToMemory() })
 			g.shutDown()
 			g.close()
+			nothingIsLeft(t, before)
+		})
+	}
+}
+
+func TestAPanicEndsTheMachine(t *testing.T) {
+	for _, a := range architectures {
+		t.Run(a.goarch, func(t *testing.T) {
+			p := find(t, a)
+			before := descriptors(t)
+			g := boot(t, a, p)
+			g.handshake()
+			c := g.create(spec("witness", "crash"))
+			// Both calls end with the connection, at the latest.
+			_, _ = g.agent.StartProcess(t.Context(), &agentv1.StartProcessRequest{ContainerId: c.container})
+			if r, err := g.agent.WaitProcess(t.Context(), &agentv1.WaitProcessRequest{ContainerId: c.container}); err == nil {
+				t.Fatalf("the guest goes on: %v", r)
+			}
+			end := g.ended()
+			if end.Reason != vcpu.Reset && end.Reason != vcpu.Crashed {
+				t.Errorf("the machine was %v", end)
+			}
+			c.close()
+			g.close()
+			if tail := g.machine.ConsoleTail(); !bytes.Contains(tail, []byte("Kernel panic - not syncing")) {
+				t.Errorf("the console's tail has no panic: %s", tail)
+			}
 			nothingIsLeft(t, before)
 		})
 	}

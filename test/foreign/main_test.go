@@ -58,12 +58,13 @@ func find(t *testing.T, a architecture) parts {
 	}
 	dir, err := filepath.Abs(filepath.Join("../../bin", a.goarch))
 	must(t, err)
-	p := parts{qemu: q, kernel: filepath.Join(dir, "husk-kernel"), initramfs: filepath.Join(dir, "husk-initramfs"), root: makeRoot(t, a)}
+	p := parts{qemu: q, kernel: filepath.Join(dir, "husk-kernel"), initramfs: filepath.Join(dir, "husk-initramfs")}
 	for _, f := range []string{p.kernel, p.initramfs} {
 		if _, err := os.Stat(f); err != nil {
 			give("%v: run make foreign", err)
 		}
 	}
+	p.root = makeRoot(t, a)
 	return p
 }
 

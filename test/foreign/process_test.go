@@ -119,6 +119,12 @@ func (p *process) outcome() outcome {
 	return outcome{exit.GetStatus(), <-stdout, <-stderr}
 }
 
+// close lets go of a process that nobody listens to.
+func (p *process) close() {
+	_ = p.stdout.Close()
+	_ = p.stderr.Close()
+}
+
 // delete removes what has ended.
 func (p *process) delete() {
 	p.g.t.Helper()

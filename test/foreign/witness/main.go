@@ -5,6 +5,7 @@
 //	witness exit N
 //	witness wait             until it is killed
 //	witness open FLAG=PATH…  opens each, FLAG being r, w or rw; says how that went, a line each
+//	witness crash            has the kernel panic
 //	witness eat              takes memory until it is stopped
 package main
 
@@ -41,6 +42,10 @@ func main() {
 	case "open":
 		for _, arg := range os.Args[2:] {
 			open(arg)
+		}
+	case "crash":
+		if err := os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0); err != nil {
+			panic(err)
 		}
 	case "eat":
 		eat()
