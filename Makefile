@@ -27,11 +27,14 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CONTAINERD  := github.com/containerd/containerd/v2
 # Packages whose unit tests find more to do where KVM is.
 UNIT_KVM    := $(patsubst %,$(TESTBIN)/unit/%.test,kvm vcpu arch boot)
+# Architectures that there is a guest kernel of, and a test in QEMU.
+FOREIGN     ?= arm64 s390x
+FOREIGN_ASSETS = $(foreach a,$(FOREIGN),$(BIN)/$a/husk-kernel $(BIN)/$a/husk-initramfs)
 FUZZTIME    ?= 30s
 RUN         ?= .
 CGROUP      ?= v2
 # See scripts/e2e.sh.
-JOBS        ?= kvm-2 kvm-1 qemu-2 unit-kvm
+JOBS        ?= foreign kvm-2 kvm-1 qemu-2 unit-kvm
 
 ##@ Everyday
 
@@ -85,7 +88,7 @@ check: ## gofmt, go vet, staticcheck, generated code is current
 
 .PHONY: unit
 unit: ## Unit tests, with the race detector
-	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v -e /test/e2e -e /test/bench)
+	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v -e /test/e2e -e /test/bench -e /test/foreign)
 	go test ./vmm/jail # what the race detector's cgo keeps it from
 
 .PHONY: unit-cross
@@ -105,8 +108,12 @@ fuzz: ## Fuzz each target for FUZZTIME (default 30s)
 	done
 
 .PHONY: e2e
-e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, JOBS="kvm-2 kvm-1 qemu-2 unit-kvm"
+e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, JOBS="foreign kvm-2 kvm-1 qemu-2 unit-kvm"
 	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' $(JOBS)
+
+.PHONY: foreign
+foreign: $(FOREIGN_ASSETS) ## Containers in machines of FOREIGN (default arm64 s390x), emulated by QEMU
+	HUSK_TEST_FOREIGN='$(FOREIGN)' go test -count=1 -v ./test/foreign
 
 .PHONY: bench
 bench: setup build $(TESTBIN)/host $(TESTBIN)/bench $(TESTBIN)/reboot-initramfs $(TESTBIN)/containerd $(TESTBIN)/image.tar ## Benchmarks against runc and QEMU, as ratios of one interleaved run
@@ -151,6 +158,10 @@ $(BIN)/husk-agent: FORCE
 	@$(GO_BUILD) -o $@ ./guest-agent/cmd/husk-agent
 $(BIN)/husk-initramfs: $(BIN)/husk-agent
 	@go run ./guest-agent/cmd/mkinitramfs -init $< -o $@
+$(BIN)/%/husk-initramfs: FORCE
+	@mkdir -p $(@D)
+	@GOARCH=$* $(GO_BUILD) -o $(@D)/husk-agent ./guest-agent/cmd/husk-agent
+	@go run ./guest-agent/cmd/mkinitramfs -init $(@D)/husk-agent -o $@
 $(BIN)/husk-kernel: kernel-configs/*
 	@kernel-configs/build.sh $@ && touch $@
 $(BIN)/%/husk-kernel: kernel-configs/*

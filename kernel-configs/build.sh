@@ -43,12 +43,22 @@ settings() { for f in $fragments; do grep -E '^(# )?CONFIG_' "$here/$f.config"; 
 # kmake is make in the kernel's tree.
 kmake() { make -C "$tree" O="$obj" ARCH=$karch CROSS_COMPILE=$tools "$@"; }
 
+# lock makes builds take turns, until this shell ends: two in one directory destroy each other, and each uses all
+# processors anyway. Whoever had to wait may find the work done.
+lock() {
+	exec 9>"$cache/kernel.lock"
+	flock -n 9 && return
+	echo "kernel: waiting for another build, which holds $cache/kernel.lock" >&2
+	flock 9
+}
+
 # find_source prints the tarball's path.
 find_source() {
 	for f in "${HUSK_KERNEL_SOURCE:-}" /usr/src/linux-source-6.12.tar.xz; do
 		if [ -n "$f" ] && [ -f "$f" ]; then echo "$f"; return; fi
 	done
 	f=$cache/$KERNEL_TARBALL
+	if [ ! -f "$f" ]; then lock; fi
 	if [ ! -f "$f" ]; then
 		curl -fsSL -o "$f.part" "$KERNEL_URL/$KERNEL_TARBALL" ||
 			die "no kernel source: install the package linux-source-6.12, or set HUSK_KERNEL_SOURCE to a tarball of Linux 6.12"
@@ -80,6 +90,7 @@ src=$(find_source)
 key=$( (sha256sum <"$src"; settings; echo "$recipe") | sha256sum | cut -c1-16)
 done_dir=$cache/kernel-$arch-$key
 
+if [ ! -f "$done_dir/config" ]; then lock; fi
 if [ ! -f "$done_dir/config" ]; then
 	command -v "${tools}gcc" >/dev/null || die "no ${tools}gcc: install the package gcc-${tools%-}"
 	tree=$cache/linux-$(sha256sum <"$src" | cut -c1-16)

@@ -7,6 +7,7 @@
 #   kvm-2, kvm-1     all end-to-end tests on KVM, in the KVM test host with CGROUP's layout
 #   qemu-2, qemu-1   the same on QEMU, right here
 #   unit-kvm         the unit tests that need KVM, in the test host
+#   foreign          containers in machines of other architectures, on QEMU: half a minute once the kernels are built
 #
 # The number is containerd's: 2 is built from its module, 1 is the distribution's.
 set -eu
@@ -15,6 +16,10 @@ bin=$PWD/bin
 
 # host runs a command in a test host with one processor.
 host() { "$bin/test/host" -cpus 1 -timeout 40m -cgroup "$cgroup" -- "$@"; }
+
+# here runs a command that starts its virtual machines on this machine, when no other does: each looks for what husk
+# has left here.
+here() { flock "$logs/here" "$@"; }
 
 # tests prints the command of the end-to-end tests: BACKEND CONTAINERD. The long row of containers is run once.
 tests() {
@@ -31,10 +36,11 @@ job() {
 	echo "== end to end: $1, cgroup $cgroup"
 	case $1 in
 	kvm-[12]) host $(tests kvm "${1#kvm-}") ;;
-	qemu-[12]) $(tests qemu "${1#qemu-}") ;;
+	qemu-[12]) here $(tests qemu "${1#qemu-}") ;;
 	unit-kvm)
 		host env "HUSK_TEST_KERNEL=$bin/husk-kernel" "HUSK_TEST_BZIMAGE=$bin/husk-kernel.bzImage" \
 			sh -ec 'for p in kvm vcpu arch boot; do (cd "vmm/$p" && "$0/$p.test" -test.timeout 10m); done' "$bin/test/unit" ;;
+	foreign) here make foreign ;;
 	*) echo "e2e: no job $1" >&2; return 2 ;;
 	esac
 }

@@ -42,7 +42,8 @@ type Config struct {
 // QEMU runs the guest where the built-in VMM cannot.
 type QEMU struct {
 	Binary      qemu.Binary
-	Accelerated bool // by KVM, on an architecture without a built-in VMM; else in software
+	Arch        string // of the guest, a GOARCH; empty is the host's
+	Accelerated bool   // by KVM, on an architecture without a built-in VMM; else in software
 }
 
 // Vsock is the guest's vsock device.

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,18 +94,19 @@ func (e *emulated) load(cfg *Config) error {
 	}
 	e.terminal = terminal
 	e.pump(cfg)
+	arch := cmp.Or(cfg.QEMU.Arch, runtime.GOARCH)
 	if cfg.VCPUs > 1 { // how those are emulated depends on the version
-		if cfg.QEMU.Binary, err = qemu.Find(runtime.GOARCH, cfg.QEMU.Binary.Path); err != nil {
+		if cfg.QEMU.Binary, err = qemu.Find(arch, cfg.QEMU.Binary.Path); err != nil {
 			return errors.Join(err, theirs.Close())
 		}
 	}
 	q := qemu.Config{
-		Binary: cfg.QEMU.Binary, Arch: runtime.GOARCH, KVM: cfg.QEMU.Accelerated,
+		Binary: cfg.QEMU.Binary, Arch: arch, KVM: cfg.QEMU.Accelerated,
 		VCPUs: cfg.VCPUs, MemoryBytes: cfg.Memory,
 		Kernel: cfg.Kernel, Initramfs: cfg.Initramfs, Cmdline: cfg.Cmdline,
 		Devices: e.devices, Console: theirs, Log: e.log,
 	}
-	for _, w := range slices.Backward(qemu.KernelWords(runtime.GOARCH, cfg.QEMU.Accelerated)) {
+	for _, w := range slices.Backward(qemu.KernelWords(arch, cfg.QEMU.Accelerated)) {
 		q.Cmdline = w.Word + " " + q.Cmdline
 	}
 	// All files are QEMU's from here on.
@@ -112,7 +114,7 @@ func (e *emulated) load(cfg *Config) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	if e.process, err = qemu.Start(ctx, q); err != nil {
-		if _, unfit := qemu.Find(runtime.GOARCH, cfg.QEMU.Binary.Path); unfit != nil {
+		if _, unfit := qemu.Find(arch, cfg.QEMU.Binary.Path); unfit != nil {
 			return unfit
 		}
 		return err
