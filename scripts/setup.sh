@@ -68,10 +68,11 @@ install_go() {
 	arch=$(go env GOARCH)
 	echo "setup: fetching go $want" >&2
 	tmp=$(mktemp -d)
-	dir=$(cd "$tmp" && GOTOOLCHAIN=local GOFLAGS=-mod=mod go mod download -json "golang.org/toolchain@v0.0.1-go$want.linux-$arch" |
-		sed -n 's/^[[:space:]]*"Dir": "\(.*\)",*$/\1/p')
+	answer=$(cd "$tmp" && GOTOOLCHAIN=local GOFLAGS=-mod=mod go mod download -json "golang.org/toolchain@v0.0.1-go$want.linux-$arch" || true)
 	rm -rf "$tmp"
-	[ -d "$dir" ] || die "go $want is not to be had: install it in /usr/local/go"
+	dir=$(echo "$answer" | sed -n 's/^[[:space:]]*"Dir": "\(.*\)",*$/\1/p')
+	[ -d "$dir" ] || die "go $want is not to be had: install it in /usr/local/go
+$answer"
 	mkdir -p "$cache"
 	rm -rf "$cache/go-$want"
 	cp -r "$dir" "$cache/go-$want"
