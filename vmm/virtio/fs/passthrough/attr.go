@@ -275,7 +275,11 @@ func (c *call) statfs() unix.Errno {
 
 // syncfs writes out the file system of a share, or, asked of the root, of all shares that can be written.
 func (c *call) syncfs() unix.Errno {
-	if c.node.share != nil {
+	switch sh := c.node.share; {
+	case sh == nil:
+	case sh.readOnly: // of the client's there is nothing to write out
+		return 0
+	default:
 		return c.syncOne(c.node.fd, c.node.typ)
 	}
 	for _, sh := range c.srv.sharesAfter(0) {
