@@ -19,7 +19,7 @@ func (c *call) opendir() unix.Errno {
 	}
 	if c.node.share != nil {
 		var e unix.Errno
-		if fd, e = c.srv.proc.open(c.node.fd, unix.O_RDONLY|unix.O_DIRECTORY); e != 0 {
+		if fd, e = c.openNode(c.node, unix.O_RDONLY|unix.O_DIRECTORY); e != 0 {
 			return e
 		}
 	}

@@ -88,7 +88,7 @@ func (c *call) open() unix.Errno {
 			return e
 		}
 	}
-	fd, e := c.srv.proc.open(n.fd, flags&hostFlags)
+	fd, e := c.openNode(n, flags&hostFlags)
 	if e != 0 {
 		return e
 	}
