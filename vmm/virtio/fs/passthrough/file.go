@@ -107,12 +107,7 @@ func (c *call) create() unix.Errno {
 	if flags&unix.O_ACCMODE == unix.O_ACCMODE {
 		return unix.EINVAL
 	}
-	mode, fd := c.masked(in), -1
-	e = retry(func() (err error) {
-		fd, err = unix.Openat(c.node.fd, in.name,
-			flags&hostFlags|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
-		return err
-	})
+	fd, e := c.openNew(in, flags)
 	switch {
 	case e == unix.EEXIST && flags&unix.O_EXCL == 0:
 		return unix.ESTALE
@@ -149,16 +144,8 @@ func (c *call) tmpfile() unix.Errno {
 
 // createdAs answers with entry and open file of fd, which was just created, and takes fd over.
 func (c *call) createdAs(fd, flags int) unix.Errno {
-	e := c.own(fd)
-	var path int
-	if e == 0 {
-		path, e = c.srv.proc.open(fd, unix.O_PATH)
-	}
 	var st unix.Statx_t
-	var n *node
-	if e == 0 {
-		n, e = c.adopt(c.node, c.node.share, path, &st)
-	}
+	n, e := c.given(fd, &st)
 	if e != 0 {
 		_ = unix.Close(fd)
 		return e
