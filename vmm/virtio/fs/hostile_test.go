@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -73,59 +74,69 @@ func TestConcurrentRequestsOfOneGuest(t *testing.T) {
 	dir := t.TempDir()
 	dev := newDevice(t, dir, passthrough.Options{})
 	files := openFiles(t)
+	var ids [32]atomic.Uint64 // nodes and handles lately seen, by all
 	var wg sync.WaitGroup
+	var worked atomic.Int64
 	for worker := range 6 {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(1, uint64(worker)))
 			c := client{t: t}
 			out := make([]byte, 8192)
-			send := func(op fuse.Opcode, node uint64, args *body) (unix.Errno, reply) {
+			id := func() uint64 { return ids[r.IntN(len(ids))].Load() }
+			name := func() string { return fmt.Sprint(r.IntN(4)) }
+			// send remembers what is at the offsets in the reply.
+			send := func(op fuse.Opcode, node uint64, args *body, at ...int) {
 				req := &bytesRequest{in: c.request(op, node, args), out: out}
 				dev.server.Handle(req)
-				if req.written < fuse.OutHeaderSize {
-					return 0, reply{}
+				if req.written < fuse.OutHeaderSize || le32(out[4:]) != 0 {
+					return
 				}
-				d := fuse.Decoder{B: out[4:8]}
-				return unix.Errno(-int32(d.U32())), reply{fuse.Decoder{B: out[fuse.OutHeaderSize:req.written]}}
+				worked.Add(1)
+				for _, off := range at {
+					d := fuse.Decoder{B: out[fuse.OutHeaderSize+off:]}
+					ids[r.IntN(len(ids))].Store(d.U64())
+				}
 			}
-			id := func() uint64 { return r.Uint64N(40) } // ids grow, but sessions begin anew
-			name := func() string { return fmt.Sprint(r.IntN(4)) }
-			for range 4000 {
-				switch r.IntN(16) {
+			begin := func() { send(fuse.Init, 0, newBody().u32(fuse.Major, fuse.Minor, 0, ^uint32(0), 0).zero(44)) }
+			begin()
+			for range 5000 {
+				switch r.IntN(15) {
 				case 0:
-					if r.IntN(20) == 0 {
-						send(fuse.Init, 0, newBody().u32(fuse.Major, fuse.Minor, 0, ^uint32(0), 0).zero(44))
-					}
+					send(fuse.Lookup, fuse.RootID, newBody().str("share"), 0)
 				case 1:
-					send(fuse.Lookup, fuse.RootID, newBody().str("share"))
+					send(fuse.Lookup, id(), newBody().str(name()), 0)
 				case 2:
-					send(fuse.Lookup, id(), newBody().str(name()))
+					send(fuse.Create, id(), newBody().u32(unix.O_RDWR, 0o644, 0, 0).str(name()), 0, fuse.EntryOutSize)
 				case 3:
-					send(fuse.Create, id(), newBody().u32(unix.O_RDWR, 0o644, 0, 0).str(name()))
+					send(fuse.Mkdir, id(), newBody().u32(0o755, 0).str(name()), 0)
 				case 4:
-					send(fuse.Mkdir, id(), newBody().u32(0o755, 0).str(name()))
-				case 5:
 					send(fuse.Forget, id(), newBody().u64(r.Uint64N(3)))
+				case 5:
+					send(fuse.Open, id(), newBody().u32(unix.O_RDWR, 0), 0)
 				case 6:
-					send(fuse.Open, id(), newBody().u32(unix.O_RDWR, 0))
+					send(fuse.Opendir, id(), newBody().u32(0, 0), 0)
 				case 7:
-					send(fuse.Opendir, id(), newBody().u32(0, 0))
-				case 8:
 					send(fuse.Release, id(), newBody().u64(id(), 0, 0))
-				case 9:
+				case 8:
 					send(fuse.Write, id(), newBody().u64(id(), r.Uint64N(100)).u32(4, 0).u64(0).u32(0, 0).data([]byte("data")))
-				case 10:
+				case 9:
 					send(fuse.Read, id(), newBody().u64(id(), 0).u32(100, 0).u64(0).u32(0, 0))
-				case 11:
+				case 10:
 					send(fuse.Readdirplus, id(), newBody().u64(id(), 0).u32(4096, 0).u64(0).u32(0, 0))
-				case 12:
+				case 11:
 					send(fuse.Rename, id(), newBody().u64(id()).str(name(), name()))
+				case 12:
+					send(fuse.Link, id(), newBody().u64(id()).str(name()), 0)
 				case 13:
-					send(fuse.Link, id(), newBody().u64(id()).str(name()))
+					send(fuse.Unlink, id(), newBody().str(name()))
 				case 14:
-					send(fuse.Getattr, id(), newBody().zero(16))
-				case 15:
-					if r.IntN(50) == 0 && dev.RemoveShare("share") == nil {
+					switch r.IntN(100) {
+					case 0:
+						begin()
+					case 1:
+						if dev.RemoveShare("share") != nil {
+							break
+						}
 						if err := dev.AddShare("share", openPath(t, dir), false); err != nil {
 							t.Error(err)
 						}
@@ -140,6 +151,9 @@ func TestConcurrentRequestsOfOneGuest(t *testing.T) {
 	}
 	if after := openFiles(t); after != files {
 		t.Errorf("%d descriptors before, %d after", files, after)
+	}
+	if worked.Load() < 1000 {
+		t.Errorf("only %d requests have succeeded", worked.Load())
 	}
 }
 
