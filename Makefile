@@ -103,7 +103,7 @@ fuzz-seeds: ## Run each fuzz target over its seeds
 fuzz: ## Fuzz each target for FUZZTIME (default 30s)
 	@git grep -l '^func Fuzz' -- '*_test.go' | while read -r f; do \
 		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' "$$f"); do \
-			echo "== $$target in $$f"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$f")"; \
+			echo "== $$target in $$f"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "./$$(dirname "$$f")"; \
 		done; \
 	done
 

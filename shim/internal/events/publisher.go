@@ -1,7 +1,8 @@
 // Package events forwards task events to containerd, in the order in which they were published.
 //
-// The task service publishes; containerd may be down meanwhile. An event is kept until containerd took it, or
-// until the shim ends. A runtime client that gives no address (CRI-O) gets no events.
+// The task service publishes; containerd may be down meanwhile. An event is kept until containerd answers for it,
+// or until the shim ends. One whose answer is lost is sent again: containerd sees each at least once. A runtime
+// client that gives no address (CRI-O) gets no events.
 package events
 
 import (
@@ -14,6 +15,8 @@ import (
 
 	eventsv1 "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
@@ -155,6 +158,10 @@ func (p *Publisher) run(ctx context.Context) {
 		}
 		if err == nil {
 			err = conn.forward(ctx, envelope)
+		}
+		if errdefs.IsInvalidArgument(errgrpc.ToNative(err)) { // and would be next time
+			log.L.WithError(err).WithField("topic", envelope.Topic).Error("drop event: containerd refuses it")
+			err = nil
 		}
 		if err == nil {
 			p.pop(envelope)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,18 +13,31 @@ import (
 	eventsv1 "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // daemon stands for containerd's event service.
-type daemon struct{ got chan *eventsv1.ForwardRequest }
+type daemon struct {
+	got     chan *eventsv1.ForwardRequest
+	mute    bool   // takes an event and dies before it answers
+	refused string // a topic that it calls invalid
+}
 
-func (d daemon) Forward(_ context.Context, r *eventsv1.ForwardRequest) (*emptypb.Empty, error) {
+func (d daemon) Forward(ctx context.Context, r *eventsv1.ForwardRequest) (*emptypb.Empty, error) {
+	if d.refused != "" && r.Envelope.Topic == d.refused {
+		return nil, status.Error(codes.InvalidArgument, "invalid envelope")
+	}
 	d.got <- r
+	if d.mute {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	return &emptypb.Empty{}, nil
 }
 
-func serve(t *testing.T, socket string, d daemon) *ttrpc.Server {
+func serve(t *testing.T, socket string, d daemon) *process {
 	t.Helper()
 	server, err := ttrpc.NewServer()
 	if err != nil {
@@ -34,9 +48,10 @@ func serve(t *testing.T, socket string, d daemon) *ttrpc.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = server.Serve(t.Context(), l) }()
-	t.Cleanup(func() { _ = server.Close() })
-	return server
+	p := &process{Listener: l}
+	go func() { _ = server.Serve(t.Context(), p) }()
+	t.Cleanup(p.die)
+	return p
 }
 
 func receive(t *testing.T, d daemon) *eventsv1.ForwardRequest {
@@ -50,6 +65,16 @@ func receive(t *testing.T, d daemon) *eventsv1.ForwardRequest {
 	}
 }
 
+// wantTopics takes as many events as there are topics.
+func wantTopics(t *testing.T, d daemon, topics ...string) {
+	t.Helper()
+	for _, want := range topics {
+		if got := receive(t, d).Envelope.Topic; got != want {
+			t.Fatalf("topic %s, want %s", got, want)
+		}
+	}
+}
+
 func TestEventsKeepTheirOrderWhileContainerdIsAway(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "c.sock")
 	p := New("unix://"+socket, "ns")
@@ -57,7 +82,7 @@ func TestEventsKeepTheirOrderWhileContainerdIsAway(t *testing.T) {
 	for i := range n / 2 {
 		p.Publish(&events.TaskExit{ContainerID: fmt.Sprint(i)})
 	}
-	d := daemon{make(chan *eventsv1.ForwardRequest, n)}
+	d := daemon{got: make(chan *eventsv1.ForwardRequest, n)}
 	serve(t, socket, d)
 	for i := n / 2; i < n; i++ {
 		p.Publish(&events.TaskExit{ContainerID: fmt.Sprint(i)})
@@ -78,28 +103,82 @@ func TestEventsKeepTheirOrderWhileContainerdIsAway(t *testing.T) {
 	p.Close(t.Context())
 }
 
+// process is a listener that dies with all its connections, as containerd's do when its process ends. The ttrpc
+// server's own Close only asks a connection to end once it is idle: until then it goes on taking events.
+type process struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (p *process) Accept() (net.Conn, error) {
+	c, err := p.Listener.Accept()
+	if err == nil {
+		p.mu.Lock()
+		p.conns = append(p.conns, c)
+		p.mu.Unlock()
+	}
+	return c, err
+}
+
+func (p *process) die() {
+	_ = p.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		_ = c.Close()
+	}
+}
+
 func TestAnEventSurvivesContainerdsRestart(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "c.sock")
-	first := daemon{make(chan *eventsv1.ForwardRequest, 1)}
-	server := serve(t, socket, first)
+	first := daemon{got: make(chan *eventsv1.ForwardRequest, 1)}
+	containerd := serve(t, socket, first)
 	p := New(socket, "ns")
 	p.Publish(&events.TaskCreate{ContainerID: "c"})
 	receive(t, first)
-	if err := server.Close(); err != nil {
-		t.Fatal(err)
+	for deadline := time.Now().Add(20 * time.Second); p.next() != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("containerd's answer never arrived")
+		}
 	}
+	containerd.die()
 	p.Publish(&events.TaskStart{ContainerID: "c"})
-	second := daemon{make(chan *eventsv1.ForwardRequest, 1)}
+	second := daemon{got: make(chan *eventsv1.ForwardRequest, 1)}
 	serve(t, socket, second)
-	if r := receive(t, second); r.Envelope.Topic != "/tasks/start" {
-		t.Fatalf("topic %s", r.Envelope.Topic)
-	}
+	wantTopics(t, second, "/tasks/start")
+	p.Close(t.Context())
+}
+
+func TestAnEventWhoseAnswerIsLostIsSentAgainAndInOrder(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "c.sock")
+	first := daemon{got: make(chan *eventsv1.ForwardRequest, 1), mute: true}
+	containerd := serve(t, socket, first)
+	p := New(socket, "ns")
+	p.Publish(&events.TaskCreate{ContainerID: "c"})
+	p.Publish(&events.TaskStart{ContainerID: "c"})
+	receive(t, first)
+	containerd.die()
+	second := daemon{got: make(chan *eventsv1.ForwardRequest, 2)}
+	serve(t, socket, second)
+	wantTopics(t, second, "/tasks/create", "/tasks/start")
+	p.Close(t.Context())
+}
+
+func TestAnEventThatContainerdRefusesDoesNotHoldUpTheNext(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "c.sock")
+	d := daemon{got: make(chan *eventsv1.ForwardRequest, 2), refused: "/tasks/create"}
+	serve(t, socket, d)
+	p := New(socket, "ns")
+	p.Publish(&events.TaskCreate{ContainerID: "c"})
+	p.Publish(&events.TaskStart{ContainerID: "c"})
+	wantTopics(t, d, "/tasks/start")
 	p.Close(t.Context())
 }
 
 func TestCloseDeliversWhatIsQueued(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "c.sock")
-	d := daemon{make(chan *eventsv1.ForwardRequest, 10)}
+	d := daemon{got: make(chan *eventsv1.ForwardRequest, 10)}
 	serve(t, socket, d)
 	p := New(socket, "ns")
 	for range 10 {

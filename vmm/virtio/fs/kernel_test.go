@@ -244,6 +244,37 @@ func TestKernelSeesWhatTheHostChanges(t *testing.T) {
 	within("removal", func() bool { _, err := os.Stat(path); return os.IsNotExist(err) })
 }
 
+// What the guest's kernel takes for missing, and so lets anyone create, may be another's by now. It believes that a
+// CREATE that succeeds has created, and checks no permission of what it gets.
+func TestKernelCreateDoesNotOpenWhatOthersMayNot(t *testing.T) {
+	needs(t, "bash")
+	host, guest := mounted(t, passthrough.Options{Validity: time.Hour})
+	if err := os.Chmod(host, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(guest + "/secret"); !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	put(t, host+"/secret", "classified\n")
+	if err := os.Chmod(host+"/secret", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("bash", "-c", `cd "$1" && : > own && read -r line <> secret; echo "$line"`, "bash", guest)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if !strings.Contains(string(out), "Permission denied") || strings.Contains(string(out), "classified") {
+		t.Errorf("another user's create of a private file: %v, %s", err, out)
+	}
+	if _, err := os.Stat(host + "/own"); err != nil {
+		t.Error(err)
+	}
+	if f, err := os.OpenFile(guest+"/secret", os.O_CREATE|os.O_RDWR, 0o644); err != nil {
+		t.Errorf("the owner's: %v", err)
+	} else {
+		_ = f.Close()
+	}
+}
+
 func TestKernelCallsProgramsRarelyMake(t *testing.T) {
 	host, guest := mounted(t, passthrough.Options{})
 	fd, err := unix.Open(guest, unix.O_TMPFILE|unix.O_RDWR, 0o600)

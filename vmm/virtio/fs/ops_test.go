@@ -65,12 +65,9 @@ func TestCreateOfWhatExists(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, share := shareOf(t, dir, passthrough.Options{})
-	_, fh := c.create(share, "f", unix.O_RDWR, 0o644)
-	if fh == 0 {
-		t.Error("no handle")
-	}
+	c.fails(unix.ESTALE, fuse.Create, share, newBody().u32(unix.O_RDWR|unix.O_TRUNC, 0o644, 0, 0).str("f"))
 	c.fails(unix.EEXIST, fuse.Create, share, newBody().u32(unix.O_RDWR|unix.O_EXCL, 0o644, 0, 0).str("f"))
-	c.fails(unix.ENXIO, fuse.Create, share, newBody().u32(unix.O_RDWR, 0o644, 0, 0).str("p")) // and doesn't block
+	c.fails(unix.ESTALE, fuse.Create, share, newBody().u32(unix.O_RDWR, 0o644, 0, 0).str("p")) // and doesn't block
 	c.fails(unix.ENXIO, fuse.Open, c.lookup(share, "p").node, newBody().u32(unix.O_RDONLY, 0))
 	if got := get(t, filepath.Join(dir, "f")); got != "text" {
 		t.Errorf("content %q", got)

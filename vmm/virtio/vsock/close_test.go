@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"testing"
-	"time"
 )
 
 func TestTheGuestsLastBytesReachASlowHost(t *testing.T) {
@@ -214,7 +213,6 @@ func TestARequestWithdrawnWhileTheHostIsDialled(t *testing.T) {
 	g.settled()
 	close(hold)
 	host := p.end()
-	_ = host.SetDeadline(time.Now().Add(deadline))
 	wantEnd(t, host)
 	g.quiet()
 	eventually(t, "connection is forgotten", func() bool { return conns(g.dev) == 0 })

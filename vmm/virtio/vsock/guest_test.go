@@ -25,7 +25,7 @@ const (
 	perSlot  = 4 // descriptors
 )
 
-// deadline is how long anything in these tests may take; nothing waits that long unless it fails.
+// deadline is how long any one step of these tests may take; nothing waits that long unless it fails.
 const deadline = 20 * time.Second
 
 // guest is the driver's side: packets in and out.
@@ -194,27 +194,40 @@ func (f hostFunc) Dial(ctx context.Context, port uint32) (Conn, error) { return 
 // pairs is a host that gives the other end of every connection to the test.
 type pairs struct {
 	t    testing.TB
-	ends chan *net.UnixConn
+	ends chan hostEnd
 }
 
-func newPairs(t testing.TB) *pairs { return &pairs{t: t, ends: make(chan *net.UnixConn, maxConns)} }
+func newPairs(t testing.TB) *pairs { return &pairs{t: t, ends: make(chan hostEnd, maxConns)} }
+
+// hostEnd is the test's end of a host's socket. Each single read and write has the whole deadline: how long a
+// transfer takes in all is the machine's business.
+type hostEnd struct{ *net.UnixConn }
+
+func (h hostEnd) Read(p []byte) (int, error) {
+	_ = h.SetReadDeadline(time.Now().Add(deadline))
+	return h.UnixConn.Read(p)
+}
+
+func (h hostEnd) Write(p []byte) (int, error) {
+	_ = h.SetWriteDeadline(time.Now().Add(deadline))
+	return h.UnixConn.Write(p)
+}
 
 func (p *pairs) Dial(context.Context, uint32) (Conn, error) {
 	device, test := pair(p.t)
-	p.ends <- test
+	p.ends <- hostEnd{test}
 	return device, nil
 }
 
 // end is the test's end of the next connection.
-func (p *pairs) end() *net.UnixConn {
+func (p *pairs) end() hostEnd {
 	p.t.Helper()
 	select {
 	case c := <-p.ends:
-		_ = c.SetDeadline(time.Now().Add(deadline))
 		return c
 	case <-time.After(deadline):
 		p.t.Fatal("host was not dialled")
-		return nil
+		return hostEnd{}
 	}
 }
 
@@ -245,7 +258,7 @@ var errNobody = errors.New("nobody listens")
 func nobody(context.Context, uint32) (Conn, error) { return nil, errNobody }
 
 // open makes a connection of the guest's from port to hostPort.
-func (g *guest) open(p *pairs, port uint32) *net.UnixConn {
+func (g *guest) open(p *pairs, port uint32) hostEnd {
 	g.t.Helper()
 	g.send(header{srcPort: port, dstPort: hostPort, op: opRequest, bufAlloc: 64 << 10}, nil)
 	if r := g.expect(opResponse); r.dstPort != port || r.srcPort != hostPort || r.dstCID != testCID || r.srcCID != hostCID {

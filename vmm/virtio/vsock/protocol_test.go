@@ -169,7 +169,6 @@ func TestTheGuestsCreditIsNeverExceeded(t *testing.T) {
 	p := newPairs(t)
 	g := newGuest(t, p, 8, 4096)
 	host := g.open(p, 7)
-	_ = host.SetDeadline(time.Now().Add(deadline))
 	go func() { _, _ = host.Write(make([]byte, 256<<10)) }()
 	got := 0
 	for got < 64<<10 {

@@ -41,15 +41,19 @@ func exchange(t *testing.T, rxSize int, alloc uint32, n int64, slowHost, slowGue
 	want := [2]string{string(sumOf(t, source(1, n))), string(sumOf(t, source(2, n)))}
 
 	var wg sync.WaitGroup
+	failed := func(who string, err error) {
+		t.Errorf("%s: %v", who, err)
+		_ = host.Close() // or the other three wait for what will never come
+	}
 	wg.Go(func() {
 		if _, err := io.Copy(struct{ io.Writer }{host}, source(1, n)); err != nil {
-			t.Errorf("host writes: %v", err)
+			failed("host writes", err)
 		}
 		_ = host.CloseWrite()
 	})
 	wg.Go(func() {
 		if _, err := io.Copy(k, source(2, n)); err != nil {
-			t.Errorf("guest writes: %v", err)
+			failed("guest writes", err)
 		}
 		k.say(opShutdown, shutSend, nil)
 	})
@@ -60,7 +64,7 @@ func exchange(t *testing.T, rxSize int, alloc uint32, n int64, slowHost, slowGue
 			w = slow{h}
 		}
 		if _, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, 16<<10)); err != nil {
-			t.Errorf("%s reads: %v", who, err)
+			failed(who+" reads", err)
 		}
 		if string(h.Sum(nil)) != want {
 			t.Errorf("%s has read other than what was written", who)

@@ -155,21 +155,18 @@ func (c *call) chmod(n *node, mode uint32) unix.Errno {
 }
 
 // dropSetid does what a write by someone without CAP_FSETID does to a file: away with set-uid, and with set-gid
-// if the group may execute. Before the write, so that there is no moment with both. security.capability is the
-// host's kernel's to remove, and it does.
+// if the group may execute. Before the write, so that there is no moment with both. A change of owner to the same
+// has the host's kernel do that, all at once: a mode read here and written back would undo another's chmod.
 func (c *call) dropSetid(n *node) unix.Errno {
 	var st unix.Statx_t
 	if e := stat(n.fd, unix.STATX_MODE, &st); e != 0 {
 		return e
 	}
-	drop := uint32(st.Mode) & unix.S_ISUID
-	if st.Mode&unix.S_IXGRP != 0 {
-		drop |= uint32(st.Mode) & unix.S_ISGID
-	}
-	if drop == 0 || n.typ != unix.S_IFREG {
+	setgid := st.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID|unix.S_IXGRP
+	if n.typ != unix.S_IFREG || (st.Mode&unix.S_ISUID == 0 && !setgid) {
 		return 0
 	}
-	return c.chmod(n, uint32(st.Mode)&^drop)
+	return retry(func() error { return unix.Fchownat(n.fd, "", -1, -1, unix.AT_EMPTY_PATH) })
 }
 
 func (c *call) truncate(in setattrIn) unix.Errno {
@@ -275,7 +272,11 @@ func (c *call) statfs() unix.Errno {
 
 // syncfs writes out the file system of a share, or, asked of the root, of all shares that can be written.
 func (c *call) syncfs() unix.Errno {
-	if c.node.share != nil {
+	switch sh := c.node.share; {
+	case sh == nil:
+	case sh.readOnly: // of the client's there is nothing to write out
+		return 0
+	default:
 		return c.syncOne(c.node.fd, c.node.typ)
 	}
 	for _, sh := range c.srv.sharesAfter(0) {

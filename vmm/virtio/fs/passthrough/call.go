@@ -90,7 +90,7 @@ func (c *call) serve() {
 	if o.is&noReply == 0 && c.req.WritableLen() < fuse.OutHeaderSize {
 		return
 	}
-	c.room = int(min(c.req.WritableLen(), 1<<31)) - fuse.OutHeaderSize
+	c.room = int(min(c.req.WritableLen(), 1<<30)) - fuse.OutHeaderSize
 	e := c.run(o)
 	if o.is&noReply == 0 && !c.replied {
 		c.answer(e)

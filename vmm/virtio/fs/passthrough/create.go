@@ -66,11 +66,14 @@ func (c *call) masked(in newEntry) uint32 {
 	return mode &^ (in.umask & 0o777)
 }
 
+// ownsAll says that what the server makes is the client's user's already.
+func (c *call) ownsAll() bool { return c.hdr.UID == c.srv.uid && c.hdr.GID == c.srv.gid }
+
 // own gives what was just created in the header's node to the client's user. In a set-group-ID directory the
 // group is inherited already.
 func (c *call) own(fd int) unix.Errno {
 	uid, gid := int(c.hdr.UID), int(c.hdr.GID)
-	if c.hdr.UID == c.srv.uid && c.hdr.GID == c.srv.gid {
+	if c.ownsAll() {
 		return 0
 	}
 	var st unix.Statx_t
@@ -95,33 +98,102 @@ func (c *call) own(fd int) unix.Errno {
 	})
 }
 
-// made answers for name, which was just created.
-func (c *call) made(name string) unix.Errno {
+// openNew makes a file and opens it; EEXIST whatever there is already.
+func (c *call) openNew(in newEntry, flags int) (fd int, e unix.Errno) {
+	mode := c.masked(in)
+	e = retry(func() (err error) {
+		fd, err = unix.Openat(c.node.fd, in.name,
+			flags&hostFlags|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+		return err
+	})
+	return fd, e
+}
+
+// given gives the file open as fd, which was just made in the header's node, to the client's user, and returns
+// its node, for use until put.
+func (c *call) given(fd int, st *unix.Statx_t) (*node, unix.Errno) {
+	if e := c.own(fd); e != 0 {
+		return nil, e
+	}
+	path, e := c.srv.proc.open(fd, unix.O_PATH)
+	if e != 0 {
+		return nil, e
+	}
+	return c.adopt(c.node, c.node.share, path, st)
+}
+
+// errReplaced says that a name just made is something else's by now.
+const errReplaced = unix.ESTALE
+
+// made answers for name, which was just made with type typ, and undoes that if it fails.
+func (c *call) made(name string, typ uint32) unix.Errno {
 	fd, e := openChild(c.node, name)
 	if e != 0 {
 		return e
 	}
-	if e := c.own(fd); e != 0 {
-		_ = unix.Close(fd)
-		return e
+	if e = c.checkMade(fd, typ); e == 0 {
+		e = c.own(fd)
 	}
 	var st unix.Statx_t
-	n, e := c.adopt(c.node, c.node.share, fd, &st)
+	var n *node
 	if e != 0 {
-		return e
+		_ = unix.Close(fd)
+	} else {
+		n, e = c.adopt(c.node, c.node.share, fd, &st)
 	}
-	defer n.put()
-	c.entry(c.node, n, &st)
+	switch {
+	case e == 0:
+		defer n.put()
+		c.entry(c.node, n, &st)
+	case e == errReplaced:
+	case typ == unix.S_IFDIR:
+		_ = unix.Unlinkat(c.node.fd, name, unix.AT_REMOVEDIR)
+	default:
+		_ = unix.Unlinkat(c.node.fd, name, 0)
+	}
+	return e
+}
+
+// checkMade is asked before what was found by the name of something just made is given to the client's user.
+// Whoever else may write the directory, a user of the host or another client, can have put something of somebody
+// else's there in between. So nothing is given away by name that has any content: files are not made by way of
+// made, and a directory must be empty.
+func (c *call) checkMade(fd int, typ uint32) unix.Errno {
+	if c.ownsAll() {
+		return 0
+	}
+	var st unix.Statx_t
+	e := stat(fd, unix.STATX_TYPE|unix.STATX_NLINK, &st)
+	switch {
+	case e != 0:
+		return e
+	case uint32(st.Mode)&unix.S_IFMT != typ:
+		return errReplaced
+	case typ == unix.S_IFDIR:
+		return c.checkEmpty(fd)
+	case st.Nlink != 1:
+		return errReplaced
+	}
 	return 0
 }
 
-// madeOrUndone is made, and undoes the creation if it fails.
-func (c *call) madeOrUndone(name string, rmdir int) unix.Errno {
-	e := c.made(name)
+func (c *call) checkEmpty(fd int) unix.Errno {
+	dir, e := c.srv.proc.open(fd, unix.O_RDONLY|unix.O_DIRECTORY)
 	if e != 0 {
-		_ = unix.Unlinkat(c.node.fd, name, rmdir)
+		return e
 	}
-	return e
+	defer func() { _ = unix.Close(dir) }()
+	c.dents = grow(c.dents, direntRoom(0, false))
+	for {
+		n := 0
+		e := retry(func() (err error) { n, err = unix.Getdents(dir, c.dents); return err })
+		if e != 0 || n <= 0 {
+			return e
+		}
+		if _, _, names := unix.ParseDirent(c.dents[:n], -1, nil); len(names) > 0 { // without the dots
+			return errReplaced
+		}
+	}
 }
 
 func (c *call) mkdir() unix.Errno {
@@ -133,7 +205,7 @@ func (c *call) mkdir() unix.Errno {
 	if e := retry(func() error { return unix.Mkdirat(c.node.fd, in.name, mode) }); e != 0 {
 		return e
 	}
-	return c.madeOrUndone(in.name, unix.AT_REMOVEDIR)
+	return c.made(in.name, unix.S_IFDIR)
 }
 
 // mknod makes what opens nothing on the host: files, fifos, sockets, and overlayfs' whiteout, a device 0/0 that
@@ -155,11 +227,31 @@ func (c *call) mknod() unix.Errno {
 	default:
 		return unix.EINVAL
 	}
+	if typ == 0 || typ == unix.S_IFREG {
+		return c.mkfile(in)
+	}
 	mode := c.masked(in) | typ
 	if e := retry(func() error { return unix.Mknodat(c.node.fd, in.name, mode, 0) }); e != 0 {
 		return e
 	}
-	return c.madeOrUndone(in.name, 0)
+	return c.made(in.name, typ)
+}
+
+func (c *call) mkfile(in newEntry) unix.Errno {
+	fd, e := c.openNew(in, unix.O_WRONLY)
+	if e != 0 {
+		return e
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Statx_t
+	n, e := c.given(fd, &st)
+	if e != 0 {
+		_ = unix.Unlinkat(c.node.fd, in.name, 0)
+		return e
+	}
+	defer n.put()
+	c.entry(c.node, n, &st)
+	return 0
 }
 
 func (c *call) symlink() unix.Errno {
@@ -179,7 +271,7 @@ func (c *call) symlink() unix.Errno {
 	if e := retry(func() error { return unix.Symlinkat(target, c.node.fd, name) }); e != 0 {
 		return e
 	}
-	return c.madeOrUndone(name, 0)
+	return c.made(name, unix.S_IFLNK)
 }
 
 // link goes through /proc, which links the inode itself, a symbolic link or an unnamed file too, and needs no

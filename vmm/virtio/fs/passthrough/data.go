@@ -8,7 +8,13 @@ import (
 	"github.com/huskvm/husk/vmm/virtio/fs/fuse"
 )
 
-const maxIOV = 1024 // IOV_MAX
+const (
+	maxIOV = 1024 // IOV_MAX
+
+	// maxTransfer is the most that a client which keeps to what was negotiated moves at once: its pages are up to
+	// 64 KiB. More would hold a worker, and so the end of the device, for as long as the client likes.
+	maxTransfer = maxPages * 64 << 10
+)
 
 // read moves data from the file straight to the client's memory, and puts the header before it afterwards, when
 // its length is known. A short answer means the end of the file, so whatever is short is tried again.
@@ -19,7 +25,7 @@ func (c *call) read() unix.Errno {
 		return e
 	}
 	defer h.put()
-	if h.fd < 0 || off > math.MaxInt64 {
+	if h.fd < 0 || off > math.MaxInt64 || size > maxTransfer {
 		return unix.EINVAL
 	}
 	c.head = limit(c.head[:0], c.req.Writable(), fuse.OutHeaderSize)
@@ -49,7 +55,7 @@ func (c *call) write() unix.Errno {
 		return e
 	}
 	defer h.put()
-	if h.fd < 0 || off > math.MaxInt64 || uint64(size) > c.req.ReadableLen() {
+	if h.fd < 0 || off > math.MaxInt64 || size > maxTransfer || uint64(size) > c.req.ReadableLen() {
 		return unix.EINVAL
 	}
 	if writeFlags&fuse.WriteKillSuidgid != 0 {

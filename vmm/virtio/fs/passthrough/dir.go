@@ -19,7 +19,7 @@ func (c *call) opendir() unix.Errno {
 	}
 	if c.node.share != nil {
 		var e unix.Errno
-		if fd, e = c.srv.proc.open(c.node.fd, unix.O_RDONLY|unix.O_DIRECTORY); e != 0 {
+		if fd, e = c.openNode(c.node, unix.O_RDONLY|unix.O_DIRECTORY); e != 0 {
 			return e
 		}
 	}
@@ -62,11 +62,12 @@ func (c *call) list(plus bool) unix.Errno {
 	pos := int64(off)
 	for {
 		c.dents = grow(c.dents, direntRoom(room-len(c.reply.B), plus))
-		n, err := unix.Getdents(h.fd, c.dents)
-		if err != nil && len(c.reply.B) == 0 {
-			return errno(err)
+		n := 0
+		e := retry(func() (err error) { n, err = unix.Getdents(h.fd, c.dents); return err })
+		if e != 0 && len(c.reply.B) == 0 {
+			return e
 		}
-		if err != nil || n <= 0 {
+		if e != 0 || n <= 0 {
 			break
 		}
 		full := c.listed(c.dents[:n], room, plus, &pos)

@@ -66,17 +66,12 @@ func (c *call) opened(n *node, fd, flags int) unix.Errno {
 	return 0
 }
 
+// open opens a regular file; the client's kernel sees to everything else itself.
 func (c *call) open() unix.Errno {
-	flags, openFlags := int(c.args.U32()), c.args.U32()
-	if c.args.Short {
-		return unix.EINVAL
-	}
-	return c.openNode(c.node, flags, openFlags)
-}
-
-// openNode opens a regular file; the client's kernel sees to everything else itself.
-func (c *call) openNode(n *node, flags int, openFlags uint32) unix.Errno {
+	flags, openFlags, n := int(c.args.U32()), c.args.U32(), c.node
 	switch {
+	case c.args.Short:
+		return unix.EINVAL
 	case n.typ == unix.S_IFDIR:
 		return unix.EISDIR
 	case n.typ == unix.S_IFLNK:
@@ -93,32 +88,29 @@ func (c *call) openNode(n *node, flags int, openFlags uint32) unix.Errno {
 			return e
 		}
 	}
-	fd, e := c.srv.proc.open(n.fd, flags&hostFlags)
+	fd, e := c.openNode(n, flags&hostFlags)
 	if e != 0 {
 		return e
 	}
 	return c.opened(n, fd, flags)
 }
 
+// create makes a file and opens it. One that exists, because the client did not know it yet, is never opened: the
+// client's kernel takes a create that succeeds for its own, and checks no permission of what it gets. ESTALE has
+// it look again, find the file, and decide.
 func (c *call) create() unix.Errno {
 	flags := int(c.args.U32())
-	in, openFlags, e := c.makeIn("muo")
+	in, _, e := c.makeIn("mu-")
 	if e != 0 {
 		return e
 	}
 	if flags&unix.O_ACCMODE == unix.O_ACCMODE {
 		return unix.EINVAL
 	}
-	// Always exclusive: what is there already might be something that must not be opened.
-	mode, fd := c.masked(in), -1
-	e = retry(func() (err error) {
-		fd, err = unix.Openat(c.node.fd, in.name,
-			flags&hostFlags|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
-		return err
-	})
+	fd, e := c.openNew(in, flags)
 	switch {
 	case e == unix.EEXIST && flags&unix.O_EXCL == 0:
-		return c.openExisting(in.name, flags, openFlags)
+		return unix.ESTALE
 	case e != 0:
 		return e
 	}
@@ -152,16 +144,8 @@ func (c *call) tmpfile() unix.Errno {
 
 // createdAs answers with entry and open file of fd, which was just created, and takes fd over.
 func (c *call) createdAs(fd, flags int) unix.Errno {
-	e := c.own(fd)
-	var path int
-	if e == 0 {
-		path, e = c.srv.proc.open(fd, unix.O_PATH)
-	}
 	var st unix.Statx_t
-	var n *node
-	if e == 0 {
-		n, e = c.adopt(c.node, c.node.share, path, &st)
-	}
+	n, e := c.given(fd, &st)
 	if e != 0 {
 		_ = unix.Close(fd)
 		return e
@@ -169,18 +153,6 @@ func (c *call) createdAs(fd, flags int) unix.Errno {
 	defer n.put()
 	c.entry(c.node, n, &st)
 	return c.orForget(n, c.opened(n, fd, flags))
-}
-
-// openExisting is a create that found the name taken, because the client did not know it yet.
-func (c *call) openExisting(name string, flags int, openFlags uint32) unix.Errno {
-	var st unix.Statx_t
-	n, e := c.child(c.node, name, &st)
-	if e != 0 {
-		return e
-	}
-	defer n.put()
-	c.entry(c.node, n, &st)
-	return c.orForget(n, c.openNode(n, flags, openFlags))
 }
 
 // orForget takes back the lookup that an entry counted if the client gets an error instead.

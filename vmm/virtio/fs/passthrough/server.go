@@ -15,7 +15,9 @@
 //     between the client's memory and the file.
 //
 // Who may do what is decided by the client's kernel (default_permissions), by mode bits and POSIX ACLs; the
-// server acts with the rights of its process, so a share must be all the client's to use, or read-only.
+// server acts with the rights of its process, so a share must be all the client's to use, or read-only. Hence nothing
+// is opened, or given to a user of the client's, that its kernel has not seen and agreed to: CREATE opens only what
+// it has made, and what is made by name is looked at again before it changes its owner.
 //
 // Not offered: flock and POSIX locks (the client's kernel keeps them itself, right as long as nobody else locks
 // the same files), writeback caching (changes by the host must be seen), DAX, ioctl.
