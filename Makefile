@@ -34,7 +34,7 @@ FUZZTIME    ?= 30s
 RUN         ?= .
 CGROUP      ?= v2
 # See scripts/e2e.sh.
-JOBS        ?= foreign kvm-2 kvm-1 qemu-2 unit-kvm
+JOBS        ?= kvm-2 kvm-1 foreign qemu-2 unit-qemu unit-kvm
 
 ##@ Everyday
 
@@ -108,7 +108,7 @@ fuzz: ## Fuzz each target for FUZZTIME (default 30s)
 	done
 
 .PHONY: e2e
-e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, JOBS="foreign kvm-2 kvm-1 qemu-2 unit-kvm"
+e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, JOBS="…"
 	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' $(JOBS)
 
 .PHONY: foreign

@@ -7,6 +7,7 @@
 #   kvm-2, kvm-1     all end-to-end tests on KVM, in the KVM test host with CGROUP's layout
 #   qemu-2, qemu-1   the same on QEMU, right here
 #   unit-kvm         the unit tests that need KVM, in the test host
+#   unit-qemu        the unit tests that boot the guest's kernel in QEMU
 #   foreign          containers in machines of other architectures, on QEMU: half a minute once the kernels are built
 #
 # The number is containerd's: 2 is built from its module, 1 is the distribution's.
@@ -40,6 +41,7 @@ job() {
 	unit-kvm)
 		host env "HUSK_TEST_KERNEL=$bin/husk-kernel" "HUSK_TEST_BZIMAGE=$bin/husk-kernel.bzImage" \
 			sh -ec 'for p in kvm vcpu arch boot; do (cd "vmm/$p" && "$0/$p.test" -test.timeout 10m); done' "$bin/test/unit" ;;
+	unit-qemu) here env "HUSK_TEST_KERNEL=$bin/husk-kernel" go test -count=1 ./vmm/qemu ./vmm/vhostuser ;;
 	foreign) here make foreign ;;
 	*) echo "e2e: no job $1" >&2; return 2 ;;
 	esac
