@@ -125,6 +125,8 @@ func TestANamedFileMustExist(t *testing.T) {
 
 func TestEveryKeyIsRead(t *testing.T) {
 	text := `
+vmm = "qemu"
+qemu = "/q"
 vmm_path = "/v"
 kernel = "/k"
 initramfs = "/i"
@@ -148,7 +150,7 @@ timeline = "/t"
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.VMM != "/v" || c.Kernel != "/k" || c.Initramfs != "/i" || c.DefaultVCPUs != 3 || c.DefaultMemory != 1<<30 ||
+	if c.Backend != BackendQEMU || c.QEMU != "/q" || c.VMM != "/v" || c.Kernel != "/k" || c.Initramfs != "/i" || c.DefaultVCPUs != 3 || c.DefaultMemory != 1<<30 ||
 		c.GuestReserve != 128<<20 || c.MissingExecutable != "error" || time.Duration(c.BootTimeout) != 90*time.Second ||
 		c.KernelCmdline != "debug" || len(c.AllowedAnnotations) != 1 || !c.Debug || !c.Console || c.Timeline != "/t" {
 		t.Fatalf("%+v", c)
