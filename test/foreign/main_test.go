@@ -2,7 +2,8 @@
 // containers in them: the kernel of make kernel-ARCH, husk's agent, and husk's own vsock and file system devices.
 //
 // `make foreign` runs it. Everything comes from bin/ARCH, and what is missing there skips. HUSK_TEST_FOREIGN names the
-// architectures, by GOARCH and with spaces between, that must not be skipped.
+// architectures, by GOARCH and with spaces between, that must not be skipped. HUSK_TEST_CMDLINE is what the kernel is
+// told beside what its machine needs, instead of quiet.
 package foreign
 
 import (

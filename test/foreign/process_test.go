@@ -82,12 +82,12 @@ func (g *guest) execute(container string, args ...string) *process {
 }
 
 // connect names the streams, has the process made, and takes their connections.
-func (p *process) connect(make func(*agentv1.Stdio) error) {
+func (p *process) connect(create func(*agentv1.Stdio) error) {
 	g := p.g
 	g.t.Helper()
 	stdio := &agentv1.Stdio{Stdout: g.streams.name("out"), Stderr: g.streams.name("err")}
 	stdout, stderr := g.streams.expect(stdio.Stdout), g.streams.expect(stdio.Stderr)
-	must(g.t, make(stdio))
+	must(g.t, create(stdio))
 	p.stdout, p.stderr = <-stdout, <-stderr
 }
 
