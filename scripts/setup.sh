@@ -34,7 +34,7 @@ host_packages() {
 
 packages() {
 	# Kernel: a compiler and its friends. Running: a QEMU, containerd 1.6, runc, busybox.
-	p="ca-certificates curl make gcc libc6-dev binutils flex bison bc libelf-dev libssl-dev xz-utils kmod git
+	p="ca-certificates curl make gcc libc6-dev binutils flex bison bc libelf-dev libssl-dev xz-utils lz4 kmod git
 		busybox-static e2fsprogs qemu-system-x86 containerd runc iproute2"
 	if [ "$1" = all ]; then
 		# The KVM test host's kernel and its other init; other architectures: their compilers, for kernels, and
