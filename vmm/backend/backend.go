@@ -6,6 +6,7 @@
 package backend
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -44,18 +45,15 @@ type Choice struct {
 	Accelerated bool        // QEMU runs the guest on KVM
 }
 
-const device = "/dev/kvm"
+func (w Wish) device() string { return cmp.Or(w.Device, "/dev/kvm") }
 
 // Choose answers a wish. An error says why no backend is usable, and the remedy.
 func Choose(w Wish) (Choice, error) {
-	if w.Device == "" {
-		w.Device = device
-	}
 	switch w.Kind {
 	case Auto, "":
 		return w.auto()
 	case KVM:
-		if err := w.builtin(); err != nil {
+		if err := w.Usable(); err != nil {
 			return Choice{}, fmt.Errorf("vmm = %q, but KVM is not usable: %w", KVM, err)
 		}
 		return Choice{Kind: KVM, Reason: fmt.Sprintf("vmm = %q", KVM)}, nil
@@ -66,9 +64,9 @@ func Choose(w Wish) (Choice, error) {
 }
 
 func (w Wish) auto() (Choice, error) {
-	unusable := w.builtin()
+	unusable := w.Usable()
 	if unusable == nil {
-		return Choice{Kind: KVM, Reason: w.Device + " is usable"}, nil
+		return Choice{Kind: KVM, Reason: w.device() + " is usable"}, nil
 	}
 	c, err := w.qemu(fmt.Sprintf("KVM is not usable here: %v", unusable))
 	if err != nil {
@@ -77,12 +75,12 @@ func (w Wish) auto() (Choice, error) {
 	return c, nil
 }
 
-// builtin says why the built-in VMM can't run here; nil when it can.
-func (w Wish) builtin() error {
+// Usable says why the built-in VMM can't run guests on KVM here; nil when it can.
+func (w Wish) Usable() error {
 	if !arch.Supported {
 		return arch.ErrUnsupported
 	}
-	return kvm.Probe(w.Device, arch.Required...)
+	return kvm.Probe(w.device(), arch.Required...)
 }
 
 func (w Wish) qemu(reason string) (Choice, error) {
@@ -91,13 +89,10 @@ func (w Wish) qemu(reason string) (Choice, error) {
 	if err != nil {
 		return Choice{}, err
 	}
-	return Choice{Kind: QEMU, Reason: reason, QEMU: b, Accelerated: kvm.Probe(w.Device) == nil}, nil
+	return Choice{Kind: QEMU, Reason: reason, QEMU: b, Accelerated: kvm.Probe(w.device()) == nil}, nil
 }
 
 // OpenKVM opens KVM's device, as Choose found it usable.
 func (w Wish) OpenKVM() (*os.File, error) {
-	if w.Device == "" {
-		w.Device = device
-	}
-	return os.OpenFile(w.Device, os.O_RDWR, 0)
+	return os.OpenFile(w.device(), os.O_RDWR, 0)
 }

@@ -43,7 +43,7 @@ type Config struct {
 type QEMU struct {
 	Binary      qemu.Binary
 	Arch        string // of the guest, a GOARCH; empty is the host's
-	Accelerated bool   // by KVM, on an architecture without a built-in VMM; else in software
+	Accelerated bool   // by KVM; else in software
 }
 
 // Vsock is the guest's vsock device.

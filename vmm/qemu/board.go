@@ -102,6 +102,3 @@ func (b board) options(kvm bool) string {
 	// A core dump of QEMU would carry the guest's memory to the host's disk.
 	return strings.Join(append(o, "dump-guest-core=off", "memory-backend=ram"), ",")
 }
-
-// Supported says whether there is a machine for an architecture, a GOARCH.
-func Supported(goarch string) bool { _, ok := boards[goarch]; return ok }

@@ -12,9 +12,7 @@ import (
 
 	"github.com/huskvm/husk/shim/internal/config"
 	"github.com/huskvm/husk/shim/internal/sandbox"
-	"github.com/huskvm/husk/vmm/arch"
 	"github.com/huskvm/husk/vmm/backend"
-	"github.com/huskvm/husk/vmm/kvm"
 	"github.com/huskvm/husk/vmm/qemu"
 )
 
@@ -84,13 +82,8 @@ func check(h host, args []string) error {
 
 // checkBackend shows what could run guests, and what will.
 func checkBackend(r *report, c *config.Config) {
-	var err error
-	if arch.Supported {
-		err = kvm.Probe("/dev/kvm", arch.Required...)
-	} else {
-		err = arch.ErrUnsupported
-	}
-	if err == nil {
+	wish := backend.Wish{Kind: backend.Kind(c.Backend), QEMU: c.QEMU}
+	if err := wish.Usable(); err == nil {
 		r.ok("kvm", "/dev/kvm opens, has what husk needs, and hardware behind it")
 	} else {
 		r.note("kvm", err.Error())
@@ -100,7 +93,7 @@ func checkBackend(r *report, c *config.Config) {
 	} else {
 		r.note("qemu", err.Error())
 	}
-	choice, err := backend.Choose(backend.Wish{Kind: backend.Kind(c.Backend), QEMU: c.QEMU})
+	choice, err := backend.Choose(wish)
 	r.try("backend", err, fmt.Sprintf("%s: %s", choice.Kind, choice.Reason))
 }
 
