@@ -209,16 +209,17 @@ func (p *Process) Running() bool {
 // exitTime is how long a process may take from where nobody can join it any more to its end.
 const exitTime = time.Second
 
-// Exiting tells whether err, of joining this process, is because of its end, and waits for that.
+// Exiting tells whether err, of joining this process, is because of its end, and waits for that. Of these answers
+// ENOMEM is the one to a fork in a PID namespace whose init has begun to exit (pid_namespaces(7)).
 func (p *Process) Exiting(err error) bool {
-	if !errors.Is(err, unix.ESRCH) && !errors.Is(err, errStageGone) {
+	if !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOMEM) && !errors.Is(err, errStageGone) {
 		return !p.Running()
 	}
 	select {
 	case <-p.done:
 		return true
 	case <-time.After(exitTime):
-		return false // the joining process has ended by itself
+		return !p.Running() // else the joining process has ended by itself
 	}
 }
 
