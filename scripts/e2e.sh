@@ -18,9 +18,8 @@ bin=$PWD/bin
 # host runs a command in a test host with one processor.
 host() { "$bin/test/host" -cpus 1 -timeout 40m -cgroup "$cgroup" -- "$@"; }
 
-# here runs a command that starts its virtual machines on this machine, when no other does: each looks for what husk
-# has left here.
-here() { flock "$logs/here" "$@"; }
+# here runs a command that starts its virtual machines on this machine.
+here() { scripts/pen.sh "$@"; }
 
 # tests prints the command of the end-to-end tests: BACKEND CONTAINERD. The long row of containers is run once.
 tests() {
