@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
@@ -57,16 +56,17 @@ func Start(ctx context.Context, c Command) (*VMM, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer controlPeer.Close()
 	donor, donorPeer, err := socketpair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		_ = control.Close()
+		_ = controlPeer.Close()
 		return nil, err
 	}
-	defer donorPeer.Close()
 	conn, err := net.FileConn(control)
 	_ = control.Close()
 	if err != nil {
+		_ = controlPeer.Close()
+		_ = donorPeer.Close()
 		_ = donor.Close()
 		return nil, fmt.Errorf("control socket of %s: %w", c.Path, err)
 	}
@@ -74,7 +74,11 @@ func Start(ctx context.Context, c Command) (*VMM, error) {
 	v := &VMM{donor: donor, done: make(chan struct{})}
 	started, exited := make(chan error), make(chan syscall.WaitStatus, 1)
 	go v.run(c, []*os.File{controlPeer, donorPeer}, started, exited)
-	if err := <-started; err != nil {
+	err = <-started
+	// Only the process has these from here on, so that its end is the end of the connections.
+	_ = controlPeer.Close()
+	_ = donorPeer.Close()
+	if err != nil {
 		_ = donor.Close()
 		_ = conn.Close()
 		return nil, fmt.Errorf("start %s: %w", c.Path, err)
@@ -194,17 +198,4 @@ func socketpair(kind int) (ours, theirs *os.File, err error) {
 		return nil, nil, fmt.Errorf("create socket pair: %w", err)
 	}
 	return os.NewFile(uintptr(fds[0]), "husk-vmm"), os.NewFile(uintptr(fds[1]), "husk-vmm peer"), nil
-}
-
-// Stop kills the process and waits until it is gone, at most for d.
-func (v *VMM) Stop(d time.Duration) error {
-	if err := v.Kill(); err != nil {
-		return err
-	}
-	select {
-	case <-v.done:
-		return nil
-	case <-time.After(d):
-		return fmt.Errorf("husk-vmm %d does not go away: it was killed %s ago", v.PID(), d)
-	}
 }
