@@ -27,11 +27,17 @@ import (
 	"github.com/huskvm/husk/shim/internal/rundir"
 )
 
-const rootEnv = "HUSK_TEST_ROOT"
+const (
+	rootEnv  = "HUSK_TEST_ROOT"
+	deathEnv = "HUSK_TEST_DEATH" // set: the daemon is killed before it serves
+)
 
 // The daemon is this binary again, as it is in the shim.
 func TestMain(m *testing.M) {
 	if os.Args[len(os.Args)-1] == serveAction {
+		if os.Getenv(deathEnv) != "" {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
 		s := New("test")
 		s.Root = os.Getenv(rootEnv)
 		os.Exit(s.Run(os.Args[1:]))
@@ -306,15 +312,35 @@ func TestStartAfterAKilledShimCleansUpFirst(t *testing.T) {
 	}
 }
 
+func TestADaemonKilledBeforeItServesIsAnErrorOfStartAndLeavesNothing(t *testing.T) {
+	e := newEngine(t)
+	t.Setenv(deathEnv, "yes")
+	status, out, errs := e.call(t, "-namespace", "ns", "-address", "/c.sock", "-id", "c", "start")
+	if status == 0 || out != "" || !strings.Contains(errs, "killed before it served") {
+		t.Errorf("status %d, %q, %q", status, out, errs)
+	}
+	e.left(t, "c")
+}
+
 func TestStartSweepsWhatAKilledStartLeft(t *testing.T) {
 	e := newEngine(t)
 	orphan := e.dir("orphan")
 	if err := os.Mkdir(string(orphan), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	e.kill(t, "early", e.start(t, "early"))
 	e.kill(t, "dead", e.start(t, "dead"))
+	state, err := e.dir("dead").Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	state.Containers = []rundir.Container{{ID: "dead", Exit: &rundir.Exit{Status: 3}}}
+	if err := e.dir("dead").Save(state); err != nil {
+		t.Fatal(err)
+	}
 	e.start(t, "alive")
 	e.left(t, "orphan")
+	e.left(t, "early")
 	if _, err := e.dir("dead").Load(); err != nil {
 		t.Errorf("what delete has to answer for was swept: %v", err)
 	}

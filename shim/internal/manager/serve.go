@@ -33,43 +33,51 @@ const (
 	drainTime = 2 * time.Second
 )
 
-// The descriptors that start hands over.
-const (
-	socketFD = 3
-	lockFD   = 4
-)
-
 // serve is the daemon: it serves the sandbox until that is shut down, idle for too long, or it gets a signal.
 func (s *Shim) serve() error {
 	debug.SetGCPercent(50)
 	// Inherited so far; of what this process starts nothing may keep them.
-	unix.CloseOnExec(socketFD)
-	unix.CloseOnExec(lockFD)
+	for fd := socketFD; fd <= readyFD; fd++ {
+		unix.CloseOnExec(fd)
+	}
 	lock := os.NewFile(lockFD, "lock")
 	defer lock.Close()
 
 	s.openLog()
+	d, err := s.settle()
+	sayReady(err)
+	if err != nil {
+		return err
+	}
+	return d.run()
+}
+
+// settle makes this process the sandbox's.
+func (s *Shim) settle() (*daemon, error) {
 	begun, _ := strconv.ParseUint(os.Getenv(startMark), 10, 64)
 	// Mounts of the host still arrive here, none of ours reaches the host.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return fmt.Errorf("make the shim's mounts its own: %w", err)
+		return nil, fmt.Errorf("make the shim's mounts its own: %w", err)
 	}
 	if err := os.Chdir("/"); err != nil {
-		return fmt.Errorf("leave the bundle: %w", err)
-	}
-	listener, err := net.FileListener(os.NewFile(socketFD, "socket"))
-	if err != nil {
-		return fmt.Errorf("take over the shim's socket: %w", err)
+		return nil, fmt.Errorf("leave the bundle: %w", err)
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find the shim's binary: %w", err)
+		return nil, fmt.Errorf("find the shim's binary: %w", err)
 	}
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	listener, err := net.FileListener(os.NewFile(socketFD, "socket"))
+	if err != nil {
+		return nil, fmt.Errorf("take over the shim's socket: %w", err)
+	}
+	d := &daemon{
+		listener:  listener,
+		signals:   make(chan os.Signal, 4),
+		publisher: events.New(s.events, s.namespace),
+		done:      make(chan struct{}),
+	}
+	signal.Notify(d.signals, unix.SIGTERM, unix.SIGINT)
 	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
-
-	d := &daemon{done: make(chan struct{}), publisher: events.New(s.events, s.namespace)}
 	d.sandbox = sandbox.New(sandbox.Params{
 		Dir: s.dir(s.id), Namespace: s.namespace, ID: s.id,
 		Sink:     d.publisher,
@@ -77,7 +85,7 @@ func (s *Shim) serve() error {
 		Begun:    begun,
 		IdleTime: idleTime, Idle: d.idle,
 	})
-	return d.run(listener, signals)
+	return d, nil
 }
 
 // openLog sends the log to the engine, which reads it from a fifo in the bundle. It must never hold the shim
@@ -110,6 +118,8 @@ func (w fifoWriter) Write(line []byte) (int, error) {
 
 // daemon serves one sandbox.
 type daemon struct {
+	listener  net.Listener
+	signals   chan os.Signal
 	sandbox   *sandbox.Sandbox
 	publisher *events.Publisher
 
@@ -134,7 +144,7 @@ func (d *daemon) idle() {
 	}
 }
 
-func (d *daemon) run(listener net.Listener, signals <-chan os.Signal) error {
+func (d *daemon) run() error {
 	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
 	if err != nil {
 		return fmt.Errorf("create server: %w", err)
@@ -143,11 +153,11 @@ func (d *daemon) run(listener net.Listener, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ctx, listener) }()
+	go func() { served <- server.Serve(ctx, d.listener) }()
 
 	select {
 	case <-d.done:
-	case sig := <-signals:
+	case sig := <-d.signals:
 		log.L.WithField("signal", sig.(syscall.Signal)).Warn("ending with everything in the sandbox")
 		_ = d.shutdown()
 	case err := <-served:

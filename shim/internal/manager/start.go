@@ -7,11 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -182,10 +178,10 @@ func (s *Shim) claim(dir rundir.Dir) (*os.File, error) {
 
 func (s *Shim) tryClaim(dir rundir.Dir) (lock *os.File, err error) {
 	stale := false
+	if err := s.sweep(); err != nil {
+		return nil, err
+	}
 	err = rundir.Exclusive(s.Root, func() error {
-		if err := rundir.Sweep(s.Root); err != nil {
-			return err
-		}
 		err := os.Mkdir(string(dir), 0o700)
 		stale = errors.Is(err, os.ErrExist)
 		if err != nil && !stale {
@@ -204,54 +200,6 @@ func (s *Shim) tryClaim(dir rundir.Dir) (lock *os.File, err error) {
 		return nil, err
 	}
 	return nil, rundir.ErrLocked // once more, on a clean place
-}
-
-// spawn starts the daemon, which inherits the socket and the lock, in a mount namespace of its own.
-func (s *Shim) spawn(socket, lock *os.File, begun uint64) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find the shim's binary: %w", err)
-	}
-	args := []string{"-namespace", s.namespace, "-id", s.id, "-address", s.address}
-	if s.debug {
-		args = append(args, "-debug")
-	}
-	cmd := exec.Command(self, append(args, serveAction)...)
-	cmd.Env = append(os.Environ(), "TTRPC_ADDRESS="+s.events, startMark+"="+strconv.FormatUint(begun, 10))
-	cmd.ExtraFiles = []*os.File{socket, lock} // descriptors 3 and 4
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNS}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the shim's daemon: %w", err)
-	}
-	daemon, err := rundir.Identify(cmd.Process.Pid)
-	if err == nil {
-		err = rundir.SetHolder(lock, daemon)
-	}
-	if err == nil {
-		err = raiseOOMScore(cmd.Process.Pid)
-	}
-	if err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}
-	return err
-}
-
-// raiseOOMScore makes the daemon a likelier victim than the engine, by one.
-func raiseOOMScore(pid int) error {
-	text, err := os.ReadFile("/proc/self/oom_score_adj")
-	if err != nil {
-		return fmt.Errorf("read OOM score: %w", err)
-	}
-	score, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return fmt.Errorf("read OOM score: %w", err)
-	}
-	path := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
-	if err := os.WriteFile(path, fmt.Append(nil, min(score+1, 1000)), 0); err != nil {
-		return fmt.Errorf("set the shim's OOM score: %w", err)
-	}
-	return nil
 }
 
 // writeAddress leaves the address in the bundle, where containerd 1.6 and CRI-O look after their own restart.
