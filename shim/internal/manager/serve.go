@@ -27,8 +27,10 @@ import (
 const serveAction = "serve"
 
 const (
-	// idleTime is how long a shim without a container stays: its engine may have died while creating one.
-	idleTime = 30 * time.Second
+	// firstTime is how long a shim waits for its first container, and idleTime how long it stays without one
+	// afterwards: its engine may have died before or while creating one, and then does not shut it down.
+	firstTime = 30 * time.Second
+	idleTime  = 5 * time.Second
 	// drainTime is how long a shim that ends waits for its last answers and events to be taken.
 	drainTime = 2 * time.Second
 )
@@ -80,10 +82,10 @@ func (s *Shim) settle() (*daemon, error) {
 	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
 	d.sandbox = sandbox.New(sandbox.Params{
 		Dir: s.dir(s.id), Namespace: s.namespace, ID: s.id,
-		Sink:     d.publisher,
-		Config:   config.Source{Executable: self, Getenv: os.Getenv},
-		Begun:    begun,
-		IdleTime: idleTime, Idle: d.idle,
+		Sink:      d.publisher,
+		Config:    config.Source{Executable: self, Getenv: os.Getenv},
+		Begun:     begun,
+		FirstTime: firstTime, IdleTime: idleTime, Idle: d.idle,
 	})
 	return d, nil
 }

@@ -103,4 +103,3 @@ func raiseOOMScore(pid int) error {
 	}
 	return nil
 }
-

@@ -281,8 +281,8 @@ func newRig(t *testing.T, extra string) *rig {
 	r := &rig{sink: &sink{}, prepare: func(*fakeVMM) {}, idle: make(chan struct{}, 8)}
 	r.Sandbox = New(Params{
 		Dir: dir, Namespace: "ns", ID: "c", Sink: r.sink,
-		Config:   config.Source{Path: file, Getenv: os.Getenv},
-		IdleTime: time.Hour, Idle: func() { r.idle <- struct{}{} },
+		Config:    config.Source{Path: file, Getenv: os.Getenv},
+		FirstTime: time.Hour, IdleTime: time.Hour, Idle: func() { r.idle <- struct{}{} },
 		Launch: func(_ context.Context, c client.Command) (machine, error) {
 			cmd := exec.Command("sleep", "600")
 			if err := cmd.Start(); err != nil {

@@ -46,9 +46,11 @@ type Params struct {
 	Config    config.Source // to which a container's options are added
 	// Begun is when the engine called for the shim, on CLOCK_MONOTONIC in nanoseconds; 0 is unknown.
 	Begun uint64
-	// IdleTime is how long the sandbox may be without a container before Idle is called.
-	IdleTime time.Duration
-	Idle     func()
+	// FirstTime is how long the sandbox waits for its first container, and IdleTime how long it may be without one
+	// afterwards, before Idle is called.
+	FirstTime time.Duration
+	IdleTime  time.Duration
+	Idle      func()
 	// Launch starts the VMM; nil is the real one.
 	Launch Launch
 }
@@ -86,7 +88,7 @@ func New(p Params) *Sandbox {
 	}
 	s.save()
 	s.marks.Add("shim serving")
-	s.idle = time.AfterFunc(p.IdleTime, p.Idle)
+	s.idle = time.AfterFunc(p.FirstTime, p.Idle)
 	return s
 }
 
