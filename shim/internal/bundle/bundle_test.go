@@ -259,15 +259,6 @@ func btoi(b bool) int {
 	return 0
 }
 
-func TestHooksAreRefusedByName(t *testing.T) {
-	spec := minimal()
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/usr/bin/nerdctl"}}}
-	_, err := ForGuest("c", spec)
-	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "createRuntime hook /usr/bin/nerdctl") {
-		t.Fatalf("error %v", err)
-	}
-}
-
 func TestLoadSaysWhatIsWrong(t *testing.T) {
 	for _, test := range []struct{ text, want string }{
 		{"{", "parse"},

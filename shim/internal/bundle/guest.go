@@ -46,9 +46,6 @@ type Guest struct {
 // host's security modules. What would have had an effect is noted. root.path is for the caller to set, to GuestPath
 // or DiskPath of RootID.
 func ForGuest(id string, spec *specs.Spec) (*Guest, error) {
-	if err := refuseHooks(spec.Hooks); err != nil {
-		return nil, err
-	}
 	guest, err := clone(spec)
 	if err != nil {
 		return nil, err
@@ -102,29 +99,6 @@ func clone(spec *specs.Spec) (*specs.Spec, error) {
 		return nil, fmt.Errorf("copy specification: %w", err)
 	}
 	return c, nil
-}
-
-// refuseHooks refuses what would be told the pid of the VMM and take its namespaces for the container's.
-func refuseHooks(hooks *specs.Hooks) error {
-	if hooks == nil {
-		return nil
-	}
-	for _, kind := range []struct {
-		name  string
-		hooks []specs.Hook
-	}{
-		//lint:ignore SA1019 deprecated, and docker's own
-		{"prestart", hooks.Prestart},
-		{"createRuntime", hooks.CreateRuntime},
-		{"poststart", hooks.Poststart},
-		{"poststop", hooks.Poststop},
-	} {
-		if len(kind.hooks) > 0 {
-			return fmt.Errorf("%s hook %s: hooks of the host are not supported yet: %w",
-				kind.name, kind.hooks[0].Path, errdefs.ErrNotImplemented)
-		}
-	}
-	return nil
 }
 
 // guestHooks are those that run in the container's namespaces, and so in the guest. The path of a createContainer

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/huskvm/husk/shim/internal/bundle"
+	"github.com/huskvm/husk/shim/internal/hooks"
 	"github.com/huskvm/husk/shim/internal/hostcgroup"
 	"github.com/huskvm/husk/shim/internal/rundir"
 )
@@ -72,7 +74,14 @@ func cleanUp(dir rundir.Dir, cgroup string) (rundir.State, error) {
 			return state, fmt.Errorf("end the sandbox's VMM: %w", err)
 		}
 	}
-	return state, errors.Join(removeCgroup(cgroup), dir.Remove())
+	err = errors.Join(removeCgroup(cgroup), dir.Remove())
+	for _, c := range state.Containers {
+		// A bundle that is gone has been cleaned up after by its engine. What fails here is nobody's to be told.
+		if spec, err := bundle.Load(c.Bundle); err == nil {
+			_ = hooks.Of(c.ID, c.Bundle, spec).PostStop(context.Background())
+		}
+	}
+	return state, err
 }
 
 func removeCgroup(path string) error {

@@ -85,6 +85,9 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	s.save()
 	s.mu.Unlock()
 
+	if err := p.runHooks(ctx, v); err != nil {
+		return err
+	}
 	if err := s.boot(ctx, v, plan, &p); err != nil {
 		return err
 	}
@@ -200,7 +203,10 @@ func (s *Sandbox) createMember(ctx context.Context, r Request, spec *specs.Spec)
 			err = errors.Join(err, s.release(context.WithoutCancel(ctx), m))
 		}
 	}()
-	shares, disks, err := p.donate(v.machine)
+	if err := m.runHooks(ctx, v); err != nil {
+		return err
+	}
+	shares, disks, err := m.donate(v.machine)
 	if err != nil {
 		return err
 	}
@@ -243,17 +249,8 @@ func (s *Sandbox) createContainer(ctx context.Context, v *vm, r Request, m *memb
 		gone := s.gone
 		params.Ended = func() { go s.end(v, gone) }
 	}
-	// The record must be there before the exit can be.
-	s.mu.Lock()
-	s.state.Containers = append(s.state.Containers, rundir.Container{ID: r.ID, Bundle: r.Bundle})
-	s.save()
-	s.mu.Unlock()
 	c, err := container.Create(ctx, params)
 	if err != nil {
-		s.mu.Lock()
-		s.forget(r.ID)
-		s.save()
-		s.mu.Unlock()
 		return fmt.Errorf("create container in the guest: %w", v.explain(err))
 	}
 	s.mu.Lock()

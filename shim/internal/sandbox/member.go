@@ -9,12 +9,14 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
 	"github.com/huskvm/husk/shim/internal/bundle"
 	"github.com/huskvm/husk/shim/internal/container"
+	"github.com/huskvm/husk/shim/internal/hooks"
 	"github.com/huskvm/husk/shim/internal/mounts"
 	"github.com/huskvm/husk/shim/internal/rundir"
 	"github.com/huskvm/husk/shim/internal/stdio"
@@ -37,11 +39,16 @@ type prepared struct {
 	binds   []*os.File // in the order of guest.Binds
 	session *stdio.Session
 	dir     string
+	hooks   hooks.Set
+	hooked  bool // some of them have run, so that those of the end are due
 }
 
 // prepare mounts and opens what the container needs. On error nothing is left.
 func (s *Sandbox) prepare(ctx context.Context, v *vm, r Request, spec *specs.Spec, guest *bundle.Guest) (p prepared, err error) {
-	p = prepared{guest: guest, dir: s.Dir.Join(rundir.Containers + "/" + guest.RootID)}
+	p = prepared{
+		guest: guest, dir: s.Dir.Join(rundir.Containers + "/" + guest.RootID),
+		hooks: hooks.Of(r.ID, r.Bundle, spec),
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -83,7 +90,14 @@ func (s *Sandbox) openStdio(ctx context.Context, v *vm, id string, streams stdio
 	return stdio.Open(ctx, v.hub, streams, stdio.Owner{Namespace: s.Namespace, ID: id})
 }
 
-// close gives back what prepare took. The VM must be gone, or have given the shares up.
+// runHooks runs those that come before the container is made. The VMM stands for it on the host.
+func (p *prepared) runHooks(ctx context.Context, v *vm) error {
+	p.hooked = true
+	return p.hooks.Create(ctx, v.machine.PID())
+}
+
+// close gives back what prepare took, and runs the hooks that come after the container's end. The VM must be gone, or
+// have given the shares up.
 func (p *prepared) close() error {
 	var errs []error
 	if p.session != nil {
@@ -95,7 +109,14 @@ func (p *prepared) close() error {
 	if p.root != nil {
 		errs = append(errs, p.root.Close())
 	}
-	return errors.Join(append(errs, os.RemoveAll(p.dir))...)
+	errs = append(errs, os.RemoveAll(p.dir))
+	if p.hooked {
+		p.hooked = false
+		if err := p.hooks.PostStop(context.Background()); err != nil {
+			log.L.WithError(err).WithField("id", p.hooks.Container.ID).Warn("hooks failed")
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // donate gives the VMM the container's shares and disks. The files stay the shim's, for as long as the VM uses

@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
@@ -134,7 +135,7 @@ func (s *Sandbox) Create(ctx context.Context, r Request) (err error) {
 	if err != nil {
 		return err
 	}
-	first, err := s.admit(r.ID, bundle.Identify(r.ID, spec.Annotations))
+	first, err := s.admit(r, bundle.Identify(r.ID, spec.Annotations))
 	if err != nil {
 		return err
 	}
@@ -149,8 +150,10 @@ func (s *Sandbox) Create(ctx context.Context, r Request) (err error) {
 	return s.createMember(ctx, r, spec)
 }
 
-// admit reserves the id, and says whether its container is to boot the VM.
-func (s *Sandbox) admit(id string, identity bundle.Identity) (first bool, err error) {
+// admit reserves the id, and says whether its container is to boot the VM. The record of it is there from here on:
+// before its hooks run, and before its exit can be.
+func (s *Sandbox) admit(r Request, identity bundle.Identity) (first bool, err error) {
+	id := r.ID
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.containers[id] != nil {
@@ -174,6 +177,8 @@ func (s *Sandbox) admit(id string, identity bundle.Identity) (first bool, err er
 		return false, fmt.Errorf("sandbox %s has ended: %w", s.ID, errdefs.ErrFailedPrecondition)
 	}
 	s.containers[id] = &member{}
+	s.state.Containers = append(s.state.Containers, rundir.Container{ID: id, Bundle: r.Bundle})
+	s.save()
 	s.idle.Stop()
 	return first, nil
 }
@@ -183,6 +188,8 @@ func (s *Sandbox) dismiss(id string, first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.containers, id)
+	s.forget(id)
+	s.save()
 	if first {
 		s.phase, s.vm = empty, nil
 	}
@@ -198,19 +205,23 @@ func (s *Sandbox) rest() {
 
 // Start starts a container's first process, or an exec's.
 func (s *Sandbox) Start(ctx context.Context, id, execID string) error {
-	c, err := s.Container(id)
+	m, err := s.member(id)
 	if err != nil {
 		return err
 	}
-	p, err := c.Process(execID)
+	p, err := m.Process(execID)
 	if err != nil {
 		return err
 	}
 	// A client that goes away must not leave a start half done.
-	if err := p.Start(context.WithoutCancel(ctx)); err != nil {
+	ctx = context.WithoutCancel(ctx)
+	if err := p.Start(ctx); err != nil {
 		return err
 	}
 	if execID == "" {
+		if err := m.hooks.PostStart(ctx, int(m.PID)); err != nil {
+			return errors.Join(err, p.Kill(ctx, uint32(unix.SIGKILL), true))
+		}
 		s.keepTimeline()
 		// What the boot used is not needed again while the container runs.
 		time.AfterFunc(settleTime, debug.FreeOSMemory)
