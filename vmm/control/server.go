@@ -125,7 +125,7 @@ func (s *Server) config(r *vmmv1.BootRequest) (cfg machine.Config, workdir *os.F
 		cfg.Vsock = &machine.Vsock{GuestCID: v.GetGuestCid(), Host: vsock.UnixHost(vsock.SocketName)}
 	}
 	for _, share := range r.GetShares() {
-		cfg.Shares = append(cfg.Shares, machine.Share{Name: share.GetName(), File: take(share.GetFd()), ReadOnly: share.GetReadOnly()})
+		cfg.Shares = append(cfg.Shares, shareOf(share, take(share.GetFd())))
 	}
 	for _, disk := range r.GetDisks() {
 		cfg.Disks = append(cfg.Disks, machine.Disk{Serial: disk.GetSerial(), File: take(disk.GetFd()), ReadOnly: disk.GetReadOnly()})
@@ -178,6 +178,10 @@ func (s *Server) Resume(context.Context, *vmmv1.ResumeRequest) (*vmmv1.ResumeRes
 	return &vmmv1.ResumeResponse{}, s.with((*machine.Machine).Resume)
 }
 
+func shareOf(s *vmmv1.Share, f *os.File) machine.Share {
+	return machine.Share{Name: s.GetName(), File: f, ReadOnly: s.GetReadOnly(), Mapped: s.GetMapped()}
+}
+
 // AddShare implements the API.
 func (s *Server) AddShare(_ context.Context, r *vmmv1.AddShareRequest) (*vmmv1.AddShareResponse, error) {
 	f, err := s.donations.Take(r.GetShare().GetFd())
@@ -185,7 +189,7 @@ func (s *Server) AddShare(_ context.Context, r *vmmv1.AddShareRequest) (*vmmv1.A
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	return &vmmv1.AddShareResponse{}, s.with(func(m *machine.Machine) error {
-		return m.AddShare(machine.Share{Name: r.GetShare().GetName(), File: f, ReadOnly: r.GetShare().GetReadOnly()})
+		return m.AddShare(shareOf(r.GetShare(), f))
 	})
 }
 

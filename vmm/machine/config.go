@@ -57,6 +57,7 @@ type Share struct {
 	Name     string
 	File     *os.File // O_PATH
 	ReadOnly bool
+	Mapped   bool // the guest may map its ids
 }
 
 // Disk is a block device of the guest.

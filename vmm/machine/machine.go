@@ -12,6 +12,7 @@ import (
 	"github.com/huskvm/husk/vmm/vcpu"
 	"github.com/huskvm/husk/vmm/virtio/console"
 	"github.com/huskvm/husk/vmm/virtio/fs"
+	"github.com/huskvm/husk/vmm/virtio/fs/passthrough"
 	"github.com/huskvm/husk/vmm/virtio/vsock"
 )
 
@@ -97,7 +98,9 @@ func (m *Machine) ConsoleTail() []byte { return m.console.Tail() }
 func (m *Machine) ServeVsock(ctx context.Context, l net.Listener) error { return m.vsock.Serve(ctx, l) }
 
 // AddShare makes a further directory or file appear in the guest's shared file system.
-func (m *Machine) AddShare(s Share) error { return m.shares.AddShare(s.Name, s.File, s.ReadOnly) }
+func (m *Machine) AddShare(s Share) error {
+	return m.shares.AddShareWith(s.Name, s.File, passthrough.Options{ReadOnly: s.ReadOnly, Mapped: s.Mapped})
+}
 
 // RemoveShare takes one away; what is open of it stays usable.
 func (m *Machine) RemoveShare(name string) error { return m.shares.RemoveShare(name) }

@@ -228,7 +228,7 @@ func TestEveryBindIsAShareOfItsOwn(t *testing.T) {
 		t.Fatalf("binds %+v", g.Binds)
 	}
 	names := map[string]bool{}
-	for i, want := range []Share{{Source: "/run/r", ReadOnly: true}, {Source: "/srv"}, {Source: "/srv"}} {
+	for i, want := range []Share{{Source: "/run/r", Recursive: true, ReadOnly: true}, {Source: "/srv", Recursive: true}, {Source: "/srv"}} {
 		got := g.Binds[i]
 		if names[got.Name] || len(got.Name) > 20 || strings.Contains(got.Name, "/") {
 			t.Errorf("name %q", got.Name)

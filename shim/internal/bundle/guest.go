@@ -22,9 +22,11 @@ const (
 
 // Share is a host path to appear in the guest at GuestPath(Name): a directory, or exactly one file.
 type Share struct {
-	Name     string
-	Source   string // on the host
-	ReadOnly bool
+	Name      string
+	Source    string // on the host
+	Recursive bool   // with what is mounted below it
+	ReadOnly  bool
+	Mapped    bool // its ids are mapped in the guest
 }
 
 // GuestPath is where the guest finds the share called name.
@@ -65,9 +67,11 @@ func ForGuest(id string, spec *specs.Spec) (*Guest, error) {
 			return nil, fmt.Errorf("mount of %s: a bind mount without a source: %w", m.Destination, errdefs.ErrInvalidArgument)
 		}
 		share := Share{
-			Name:     shareName(id, fmt.Sprint("mount", i)),
-			Source:   m.Source,
-			ReadOnly: slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro"),
+			Name:      shareName(id, fmt.Sprint("mount", i)),
+			Source:    m.Source,
+			Recursive: slices.Contains(m.Options, "rbind"),
+			Mapped:    len(m.UIDMappings)+len(m.GIDMappings) > 0 || slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap"),
+			ReadOnly:  slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro"),
 		}
 		m.Source = GuestPath(share.Name)
 		g.Binds = append(g.Binds, share)

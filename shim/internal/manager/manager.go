@@ -7,6 +7,7 @@
 package manager
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,7 +16,9 @@ import (
 
 	"github.com/containerd/containerd/api/types"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/huskvm/husk/shim/internal/bundle"
 	"github.com/huskvm/husk/shim/internal/rundir"
 )
 
@@ -78,7 +81,7 @@ func (s *Shim) run(args []string) error {
 		_, err := fmt.Fprintf(s.Stdout, "containerd-shim-husk-v2 %s\n", s.Version)
 		return err
 	case *info:
-		return s.writeMessage(&types.RuntimeInfo{Name: Name, Version: &types.RuntimeVersion{Version: s.Version}})
+		return s.info()
 	}
 	if s.id == "" {
 		return errors.New("-id is missing: this binary is called by containerd or CRI-O")
@@ -97,6 +100,21 @@ func (s *Shim) run(args []string) error {
 	default:
 		return fmt.Errorf("unknown action %q: it is start or delete", action)
 	}
+}
+
+// featuresType is what containerd registers specs-go/features.Features as.
+const featuresType = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+
+func (s *Shim) info() error {
+	features, err := json.Marshal(bundle.Features())
+	if err != nil {
+		return fmt.Errorf("encode features: %w", err)
+	}
+	return s.writeMessage(&types.RuntimeInfo{
+		Name:     Name,
+		Version:  &types.RuntimeVersion{Version: s.Version},
+		Features: &anypb.Any{TypeUrl: featuresType, Value: features},
+	})
 }
 
 func (s *Shim) writeMessage(m proto.Message) error {

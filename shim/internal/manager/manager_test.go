@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -398,6 +399,10 @@ func TestInfo(t *testing.T) {
 	info := new(types.RuntimeInfo)
 	if err := proto.Unmarshal([]byte(out), info); status != 0 || err != nil || info.Name != "io.containerd.husk.v2" {
 		t.Errorf("%d, %v, %v", status, info, err)
+	}
+	known := new(features.Features)
+	if err := json.Unmarshal(info.Features.GetValue(), known); err != nil || !*known.Linux.MountExtensions.IDMap.Enabled {
+		t.Errorf("%v, %v", known, err)
 	}
 	if status, out, _ := e.call(t, "-v"); status != 0 || !strings.Contains(out, "test") {
 		t.Errorf("%d, %q", status, out)

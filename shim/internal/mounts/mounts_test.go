@@ -155,7 +155,7 @@ func TestADisksFileIsTheGuestsToMount(t *testing.T) {
 }
 
 func TestAMissingBindSourceIsNamed(t *testing.T) {
-	_, err := OpenSource("/nonexistent/source")
+	_, err := OpenSource("/nonexistent/source", true)
 	if err == nil || !strings.Contains(err.Error(), "/nonexistent/source") || !errors.Is(err, os.ErrNotExist) {
 		t.Fatalf("error %v", err)
 	}
@@ -166,7 +166,7 @@ func TestSocketsAndFifosAreSources(t *testing.T) {
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f, err := OpenSource(fifo)
+	f, err := OpenSource(fifo, false)
 	if err != nil {
 		t.Fatal(err)
 	}

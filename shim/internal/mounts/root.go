@@ -151,11 +151,25 @@ func openPath(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// OpenSource opens the source of a bind mount, whatever kind of file it is.
-func OpenSource(path string) (*os.File, error) {
+// OpenSource opens the source of a bind mount, whatever kind of file it is: with all that is mounted below it, or, not
+// recursive, without.
+func OpenSource(path string, recursive bool) (*os.File, error) {
 	f, err := openPath(path)
+	if err == nil && !recursive {
+		defer f.Close()
+		f, err = alone(f)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open the source of a bind mount: %w", err)
 	}
 	return f, nil
+}
+
+// alone is f in a mount of its own, with nothing mounted below; it goes with the last file that is open in it.
+func alone(f *os.File) (*os.File, error) {
+	fd, err := unix.OpenTree(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: f.Name(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }

@@ -74,7 +74,7 @@ func (s *Sandbox) prepare(ctx context.Context, v *vm, r Request, spec *specs.Spe
 		guest.Spec.Root.Path = bundle.DiskPath(guest.RootID)
 	}
 	for _, bind := range guest.Binds {
-		f, err := mounts.OpenSource(bind.Source)
+		f, err := mounts.OpenSource(bind.Source, bind.Recursive)
 		if err != nil {
 			return p, err
 		}
@@ -136,7 +136,7 @@ func (p *prepared) donate(m machine) (shares []*vmmv1.Share, disks []*vmmv1.Disk
 		if err != nil {
 			return nil, nil, err
 		}
-		shares = append(shares, &vmmv1.Share{Name: bind.Name, Fd: token, ReadOnly: bind.ReadOnly})
+		shares = append(shares, &vmmv1.Share{Name: bind.Name, Fd: token, ReadOnly: bind.ReadOnly, Mapped: bind.Mapped})
 	}
 	return shares, disks, nil
 }

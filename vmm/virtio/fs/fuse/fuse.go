@@ -105,6 +105,7 @@ const (
 	CapKillprivV2      uint64 = 1 << 28
 	CapSetxattrExt     uint64 = 1 << 29
 	CapInitExt         uint64 = 1 << 30
+	CapAllowIDMap      uint64 = 1 << 40
 )
 
 // AttrSubmount marks, in the attributes of a directory, the root of another file system.

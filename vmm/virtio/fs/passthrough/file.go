@@ -211,15 +211,6 @@ func (c *call) fsync() unix.Errno {
 	return retry(func() error { return unix.Fsync(h.fd) })
 }
 
-// killForUser is dropSetid for operations that don't say whether the caller has CAP_FSETID: the superuser mostly
-// does, nobody else.
-func (c *call) killForUser() unix.Errno {
-	if c.hdr.UID == 0 {
-		return 0
-	}
-	return c.dropSetid(c.node)
-}
-
 func (c *call) fallocate() unix.Errno {
 	fh, off, n, mode := c.args.U64(), c.args.U64(), c.args.U64(), c.args.U32()
 	h, e := c.handle(fh)
@@ -230,7 +221,8 @@ func (c *call) fallocate() unix.Errno {
 	if off > math.MaxInt64 || n > math.MaxInt64 {
 		return unix.EINVAL
 	}
-	if e := c.killForUser(); e != 0 {
+	// Neither this request nor copy_file_range says whether the caller has CAP_FSETID: they count as if nobody had.
+	if e := c.dropSetid(c.node); e != 0 {
 		return e
 	}
 	return retry(func() error { return unix.Fallocate(h.fd, mode, int64(off), int64(n)) })
@@ -285,7 +277,7 @@ func (c *call) copyFileRange() unix.Errno {
 		return e
 	}
 	defer out.put()
-	if e := c.killForUser(); e != 0 {
+	if e := c.dropSetid(c.node); e != 0 {
 		return e
 	}
 	from, to, done := int64(offIn), int64(offOut), 0

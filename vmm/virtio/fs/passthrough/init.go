@@ -18,7 +18,8 @@ const (
 const wanted = fuse.CapAsyncRead | fuse.CapAtomicTrunc | fuse.CapBigWrites | fuse.CapDontMask |
 	fuse.CapAutoInvalData | fuse.CapReaddirplus | fuse.CapReaddirplusAuto | fuse.CapAsyncDIO |
 	fuse.CapParallelDirops | fuse.CapPosixACL | fuse.CapMaxPages | fuse.CapCacheSymlinks |
-	fuse.CapSubmounts | fuse.CapKillprivV2 | fuse.CapSetxattrExt | fuse.CapInitExt
+	fuse.CapSubmounts | fuse.CapKillprivV2 | fuse.CapSetxattrExt | fuse.CapInitExt |
+	fuse.CapAllowIDMap // with which only creations name a user: all that this server uses
 
 // init begins a session, and ends the one before.
 func (c *call) init() unix.Errno {

@@ -48,6 +48,8 @@ type Options struct {
 	Validity time.Duration
 	// Exclusive says that nobody but the client changes the files, so their data may stay cached over an open.
 	Exclusive bool
+	// Mapped says that the client may map the ids of the share, as Linux up to 6.12 can do only outside of submounts.
+	Mapped bool
 }
 
 // Errors of AddShare and RemoveShare.

@@ -117,13 +117,17 @@ func (s *session) intern(parent *node, sh *share, fd int, st *unix.Statx_t) (*no
 
 // place keeps inode numbers of different file systems of the host apart. A directory that begins another one is
 // announced as a submount, so that the client gives it a device number of its own. What can't be one (files
-// alone in the root, files mounted over files, clients without submounts) has the top 16 bits of its inode
+// alone in the root, files mounted over files, mapped shares, clients without submounts) has the top 16 bits of its inode
 // number xor-ed with a number of its device, which maps no two inodes of a device to one, and none of two
 // devices unless their numbers go beyond 48 bits.
 func (s *session) place(parent, n *node) (submount bool, mask uint64) {
 	if s.caps&fuse.CapSubmounts != 0 {
-		if n.typ == unix.S_IFDIR {
-			return parent.share == nil || parent.key.dev != n.key.dev || parent.key.mnt != n.key.mnt, 0
+		switch {
+		case n.typ != unix.S_IFDIR, parent.share == nil && n.share.mapped:
+		case parent.share == nil || parent.key.dev != n.key.dev || parent.key.mnt != n.key.mnt:
+			return true, 0
+		default:
+			return false, parent.inoMask
 		}
 		if parent.share != nil && parent.key.dev == n.key.dev {
 			return false, parent.inoMask

@@ -18,6 +18,7 @@ type share struct {
 	typ       uint32
 	readOnly  bool
 	exclusive bool
+	mapped    bool
 	validity  time.Duration
 
 	removed atomic.Bool
@@ -45,7 +46,7 @@ func (s *Server) newShare(name string, dir *os.File, opt Options) (*share, error
 	}
 	sh := &share{
 		name: name, fd: fd, typ: st.Mode & unix.S_IFMT,
-		readOnly: opt.ReadOnly, exclusive: opt.Exclusive, validity: max(opt.Validity, 0),
+		readOnly: opt.ReadOnly, exclusive: opt.Exclusive, mapped: opt.Mapped, validity: max(opt.Validity, 0),
 	}
 	if opt.Validity == 0 {
 		sh.validity = DefaultValidity
