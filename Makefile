@@ -25,6 +25,8 @@ ASSETS     := $(BIN)/husk-kernel $(BIN)/husk-initramfs
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The newest containerd; the oldest supported one is the distribution's package.
 CONTAINERD  := github.com/containerd/containerd/v2
+# Its releases do not build any more; this commit does.
+RUNTIMETEST := github.com/opencontainers/runtime-tools/cmd/runtimetest@v0.9.1-0.20251114084447-edf4cb3d2116
 # Packages whose unit tests find more to do where KVM is.
 UNIT_KVM    := $(patsubst %,$(TESTBIN)/unit/%.test,kvm vcpu arch boot)
 # Architectures that there is a guest kernel of, and a test in QEMU.
@@ -108,7 +110,7 @@ fuzz: ## Fuzz each target for FUZZTIME (default 30s)
 	done
 
 .PHONY: e2e
-e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, JOBS="…"
+e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/runtimetest $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, JOBS="…"
 	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' $(JOBS)
 
 .PHONY: foreign
@@ -179,6 +181,8 @@ $(TESTBIN)/containerd: go.mod
 	@mkdir -p $@
 	@v=$$(go list -m -f '{{.Version}}' $(CONTAINERD)); echo "building containerd $$v" >&2; \
 	GOBIN=$(CURDIR)/$@ GOFLAGS=-tags=no_btrfs,no_devmapper,no_zfs go install -trimpath -ldflags '-s -w' $(addsuffix @$$v,$(addprefix $(CONTAINERD)/cmd/,containerd ctr containerd-shim-runc-v2)) && touch $@
+$(TESTBIN)/runtimetest:
+	@GOBIN=$(CURDIR)/$(TESTBIN) GOFLAGS= go install $(RUNTIMETEST)
 $(TESTBIN)/reboot-initramfs: FORCE
 	@$(GO_BUILD) -o $(TESTBIN)/reboot ./test/bench/reboot
 	@go run ./guest-agent/cmd/mkinitramfs -init $(TESTBIN)/reboot -o $@

@@ -21,15 +21,16 @@ host() { "$bin/test/host" -cpus 1 -timeout 40m -cgroup "$cgroup" -- "$@"; }
 # here runs a command that starts its virtual machines on this machine.
 here() { scripts/pen.sh "$@"; }
 
-# tests prints the command of the end-to-end tests: BACKEND CONTAINERD. The long row of containers is run once.
+# tests prints the command of the end-to-end tests: BACKEND CONTAINERD. The long row of containers is run once, and so are
+# the fields of the OCI specification on each backend.
 tests() {
 	case $2 in
-	1) dir='' row=10 ;;
-	2) dir=$bin/test/containerd row=50 ;;
+	1) dir='' row=10 oci=false ;;
+	2) dir=$bin/test/containerd row=50 oci=true ;;
 	esac
 	[ "$1" = kvm ] || row=10
-	echo "$bin/test/e2e.test" -test.v -test.timeout 38m "-test.run=$run" -in-a-row "$row" -backend "$1" \
-		-bin "$bin" -image "$bin/test/image.tar" "-containerd=$dir"
+	echo "$bin/test/e2e.test" -test.v -test.timeout 38m "-test.run=$run" -in-a-row "$row" "-oci=$oci" -backend "$1" \
+		-bin "$bin" -runtimetest "$bin/test/runtimetest" -image "$bin/test/image.tar" "-containerd=$dir"
 }
 
 job() {

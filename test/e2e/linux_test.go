@@ -42,6 +42,7 @@ func TestAUserNamespaceMapsTheContainersUsers(t *testing.T) {
 }
 
 func TestATimeNamespaceMovesTheClocks(t *testing.T) {
+	needNewSpec(t)
 	s := script(t, `up=$(cut -d. -f1 /proc/uptime); [ $up -ge 1000000 ] && [ $up -lt 1001000 ] && echo moved`)
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
 	s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1000000}, "monotonic": {Secs: 5}}

@@ -17,11 +17,13 @@ import (
 )
 
 var (
-	containerd = flag.String("containerd", "", "directory of containerd and ctr; empty is the distribution's")
-	bin        = flag.String("bin", "", "directory of husk's programs and assets")
-	image      = flag.String("image", "", "the test image's tar")
-	backend    = flag.String("backend", "auto", "what runs the guests: kvm, qemu or auto")
-	inARow     = flag.Int("in-a-row", 50, "how many containers one after the other must leave nothing behind")
+	containerd  = flag.String("containerd", "", "directory of containerd and ctr; empty is the distribution's")
+	bin         = flag.String("bin", "", "directory of husk's programs and assets")
+	image       = flag.String("image", "", "the test image's tar")
+	backend     = flag.String("backend", "auto", "what runs the guests: kvm, qemu or auto")
+	runtimetest = flag.String("runtimetest", "", "runtimetest of opencontainers/runtime-tools; without it, its tests are skipped")
+	oci         = flag.Bool("oci", true, "run the tests of the OCI specification's fields: they depend on containerd in nothing")
+	inARow      = flag.Int("in-a-row", 50, "how many containers one after the other must leave nothing behind")
 
 	shared *rig.Rig
 )

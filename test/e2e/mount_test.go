@@ -142,6 +142,7 @@ func TestRootPropagation(t *testing.T) {
 }
 
 func TestAMappedMountShowsOtherOwners(t *testing.T) {
+	needNewSpec(t)
 	host := tree(t, "file")
 	s := script(t, "stat -c %u:%g /plain/file /mapped/file")
 	m := bind(host, "/mapped", "rbind", "idmap")

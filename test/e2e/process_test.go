@@ -22,7 +22,7 @@ func lines(t *testing.T, s *specs.Spec, want ...string) {
 func TestEveryFieldOfTheProcessIsApplied(t *testing.T) {
 	s := script(t, `id -u; id -g; id -G; umask; pwd; echo "$WORDS"; ulimit -n; ulimit -Hn; cat /proc/self/oom_score_adj
 		grep -E '^(Cap|NoNew)' /proc/self/status | tr -d '\t'
-		awk '{print $19, $41}' /proc/$$/stat; ionice -p $$; uname -m; [ -t 0 ] || echo no terminal`)
+		uname -m; [ -t 0 ] || echo no terminal`)
 	umask, score := uint32(0o27), 321
 	bind := []string{"CAP_NET_BIND_SERVICE"}
 	p := s.Process
@@ -35,13 +35,19 @@ func TestEveryFieldOfTheProcessIsApplied(t *testing.T) {
 		Bounding: []string{"CAP_CHOWN", "CAP_NET_BIND_SERVICE"}, Permitted: bind, Inheritable: bind, Effective: bind, Ambient: bind,
 	}
 	p.NoNewPrivileges = true
-	p.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 5}
-	p.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 3}
 	s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32}
 	lines(t, s,
 		"1000", "1000", "1000 10 2000", "0027", "/made/by/the/runtime", "two words", "100", "200", "321",
 		"CapInh:0000000000000400", "CapPrm:0000000000000400", "CapEff:0000000000000400", "CapBnd:0000000000000401", "CapAmb:0000000000000400",
-		"NoNewPrivs:1", "5 3", "best-effort: prio 3", "i686", "no terminal")
+		"NoNewPrivs:1", "i686", "no terminal")
+}
+
+func TestTheProcessIsScheduledAsItAsks(t *testing.T) {
+	needNewSpec(t)
+	s := script(t, `awk '{print $19, $41}' /proc/$$/stat; ionice -p $$`)
+	s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 5}
+	s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 3}
+	lines(t, s, "5 3", "best-effort: prio 3")
 }
 
 func TestLabelsOfTheHostsSecurityModulesAreNotedOnce(t *testing.T) {
