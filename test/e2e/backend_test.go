@@ -22,11 +22,17 @@ func onlyOn(t *testing.T, name string) {
 // withConfig is a container that runs with a configuration of its own.
 func withConfig(t *testing.T, text string, args ...string) []string {
 	t.Helper()
+	return rig.RunArgs(newID(t), withConfigFlags(t, text), args...)
+}
+
+// withConfigFlags are the flags of one.
+func withConfigFlags(t *testing.T, text string) []string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "husk.toml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return rig.RunArgs(newID(t), []string{"--runtime-config-path", path}, args...)
+	return []string{"--runtime-config-path", path}
 }
 
 func TestAutoTakesKVMWhereItIsUsableElseQEMU(t *testing.T) {

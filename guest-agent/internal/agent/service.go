@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/huskvm/husk/guest-agent/internal/boot"
 	"github.com/huskvm/husk/guest-agent/internal/container"
@@ -51,7 +52,7 @@ func (s *Service) Handshake(ctx context.Context, req *agentv1.HandshakeRequest) 
 			"the agent speaks version %d of its API, not %d: use the initramfs of the same release", Version, req.GetVersion())
 	}
 	s.marks.Add("handshake")
-	if err := syncClock(req.GetNow()); err != nil {
+	if err := setClock(req.GetNow()); err != nil {
 		return nil, translate(err)
 	}
 	if err := s.ready(ctx); err != nil {
@@ -232,9 +233,13 @@ func (s *Service) NextEvent(ctx context.Context, _ *agentv1.NextEventRequest) (*
 	return e, nil
 }
 
-// SyncClock sets the wall clock.
+// SyncClock tells the wall clock, and moves it.
 func (s *Service) SyncClock(_ context.Context, req *agentv1.SyncClockRequest) (*agentv1.SyncClockResponse, error) {
-	return &agentv1.SyncClockResponse{}, translate(syncClock(req.GetNow()))
+	now, err := moveClock(time.Duration(req.GetOffset()))
+	if err != nil {
+		return nil, translate(err)
+	}
+	return &agentv1.SyncClockResponse{Now: now.UnixNano()}, nil
 }
 
 // Shutdown ends the VM; the caller learns it from the end of the connection.

@@ -57,6 +57,7 @@ type Config struct {
 
 	MissingExecutable  string   `toml:"missing_executable"` // "exit" or "error"
 	BootTimeout        Duration `toml:"boot_timeout"`       // until the guest's agent must have connected
+	ClockInterval      Duration `toml:"clock_interval"`     // between looks at the guest's clock; 0 is never
 	KernelCmdline      string   `toml:"kernel_cmdline"`     // appended to the guest's command line
 	AllowedAnnotations []string `toml:"allowed_annotations"`
 
@@ -95,6 +96,7 @@ func Load(source Source) (*Config, error) {
 		GuestReserve:       96 << 20,
 		MissingExecutable:  MissingExecutableExits,
 		BootTimeout:        defaultBootTimeout,
+		ClockInterval:      defaultClockInterval,
 		AllowedAnnotations: []string{AnnotationVCPUs, AnnotationMemory},
 	}
 	path, data, err := find(source)

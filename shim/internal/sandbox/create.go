@@ -171,6 +171,9 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) erro
 	}
 	s.marks.Add("agent answered")
 	s.recordMarks(ctx, v, answer.Marks)
+	if interval := time.Duration(plan.config.ClockInterval); interval > 0 {
+		go s.keepClock(v, interval)
+	}
 	return nil
 }
 

@@ -217,7 +217,7 @@ func (f agentAPI) Resume(_ context.Context, r *agentv1.ResumeRequest) (*agentv1.
 }
 
 func (f agentAPI) SyncClock(context.Context, *agentv1.SyncClockRequest) (*agentv1.SyncClockResponse, error) {
-	return &agentv1.SyncClockResponse{}, f.called("SyncClock")
+	return &agentv1.SyncClockResponse{Now: time.Now().UnixNano()}, f.called("SyncClock")
 }
 
 func (f agentAPI) NextEvent(ctx context.Context, _ *agentv1.NextEventRequest) (*agentv1.NextEventResponse, error) {

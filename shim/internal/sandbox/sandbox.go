@@ -19,7 +19,6 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
-	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
 	"github.com/huskvm/husk/shim/internal/bundle"
 	"github.com/huskvm/husk/shim/internal/config"
@@ -262,7 +261,7 @@ func (s *Sandbox) Resume(ctx context.Context, id string) error {
 	v := s.vm
 	s.mu.Unlock()
 	if c.State() == container.Paused {
-		if _, err := v.agent.SyncClock(ctx, &agentv1.SyncClockRequest{Now: time.Now().UnixNano()}); err != nil {
+		if err := v.syncClock(ctx); err != nil {
 			log.G(ctx).WithError(err).Warn("set the guest's clock")
 		}
 	}

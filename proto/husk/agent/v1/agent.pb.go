@@ -1795,7 +1795,7 @@ func (*NextEventResponse_Oom) isNextEventResponse_Event() {}
 
 type SyncClockRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Now           int64                  `protobuf:"varint,1,opt,name=now,proto3" json:"now,omitempty"` // Unix time in nanoseconds
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"` // nanoseconds to add to the guest's wall clock; 0 only asks
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1830,15 +1830,16 @@ func (*SyncClockRequest) Descriptor() ([]byte, []int) {
 	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{34}
 }
 
-func (x *SyncClockRequest) GetNow() int64 {
+func (x *SyncClockRequest) GetOffset() int64 {
 	if x != nil {
-		return x.Now
+		return x.Offset
 	}
 	return 0
 }
 
 type SyncClockResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Now           int64                  `protobuf:"varint,1,opt,name=now,proto3" json:"now,omitempty"` // the guest's wall clock when it was asked, before the change; Unix time in nanoseconds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1871,6 +1872,13 @@ func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use SyncClockResponse.ProtoReflect.Descriptor instead.
 func (*SyncClockResponse) Descriptor() ([]byte, []int) {
 	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SyncClockResponse) GetNow() int64 {
+	if x != nil {
+		return x.Now
+	}
+	return 0
 }
 
 type ShutdownRequest struct {
@@ -2489,10 +2497,11 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x03oom\x18\x01 \x01(\v2$.husk.agent.v1.NextEventResponse.OOMH\x00R\x03oom\x1a(\n" +
 	"\x03OOM\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerIdB\a\n" +
-	"\x05event\"$\n" +
-	"\x10SyncClockRequest\x12\x10\n" +
-	"\x03now\x18\x01 \x01(\x03R\x03now\"\x13\n" +
-	"\x11SyncClockResponse\"\x11\n" +
+	"\x05event\"0\n" +
+	"\x10SyncClockRequest\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offsetJ\x04\b\x01\x10\x02\"%\n" +
+	"\x11SyncClockResponse\x12\x10\n" +
+	"\x03now\x18\x01 \x01(\x03R\x03now\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
 	"\x10ShutdownResponse2\xf8\n" +
 	"\n" +
