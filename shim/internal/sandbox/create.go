@@ -50,11 +50,17 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	if err := v.listen(); err != nil {
 		return err
 	}
-	// The VMM starts up while the root is mounted.
+	s.recordNetwork(spec)
+	// The VMM starts up, and is connected with the network, while the root is mounted.
 	spawned := make(chan error, 1)
+	var networkErr error
 	go func() {
 		err := v.spawn(ctx, s.Launch, plan.config.VMM, spec.Process.OOMScoreAdj)
 		s.marks.Add("vmm spawned")
+		if err == nil {
+			networkErr = v.connectNetwork(spec)
+			s.marks.Add("network connected")
+		}
 		spawned <- err
 	}()
 	p, err := s.prepare(ctx, v, r, spec, plan.guest)
@@ -74,7 +80,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 			err = errors.Join(err, p.close())
 		}
 	}()
-	if err = errors.Join(err, spawnErr); err != nil {
+	if err = errors.Join(err, spawnErr, networkErr); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -159,6 +165,9 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) erro
 	if request.Shares, request.Disks, err = p.donate(v.machine); err != nil {
 		return v.explain(err)
 	}
+	if request.Nics, err = v.donateNICs(); err != nil {
+		return v.explain(err)
+	}
 	booted, err := v.machine.API().Boot(ctx, request)
 	if err != nil {
 		return v.explain(fmt.Errorf("boot the VM: %w", errgrpc.ToNative(err)))
@@ -170,6 +179,9 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) erro
 		return v.explain(err)
 	}
 	s.marks.Add("agent answered")
+	if err := v.configureNetwork(ctx); err != nil {
+		return v.explain(err)
+	}
 	s.recordMarks(ctx, v, answer.Marks)
 	if interval := time.Duration(plan.config.ClockInterval); interval > 0 {
 		go s.keepClock(v, interval)
