@@ -39,10 +39,10 @@ packages() {
 	if [ "$1" = all ]; then
 		# The KVM test host's kernel and its other init; other architectures: their compilers, for kernels, and
 		# QEMU's two kinds, for unit tests and for machines.
-		# A network as orchestrators make it.
-		p="$p containernetworking-plugins iptables nftables
-			systemd dbus protobuf-compiler
+		p="$p systemd dbus protobuf-compiler
 			gcc-aarch64-linux-gnu gcc-s390x-linux-gnu qemu-user-static qemu-system-arm $(host_packages)"
+		# A network as orchestrators make it, and what those need of the host.
+		p="$p containernetworking-plugins iptables nftables"
 	fi
 	for q in $p; do installed "$q" || echo "$q"; done
 	# The kernel's source is a package where Debian has it; elsewhere build.sh fetches the tarball.

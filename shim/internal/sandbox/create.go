@@ -50,17 +50,11 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	if err := v.listen(); err != nil {
 		return err
 	}
-	s.recordNetwork(spec)
-	// The VMM starts up, and is connected with the network, while the root is mounted.
+	// The VMM starts up while the root is mounted.
 	spawned := make(chan error, 1)
-	var networkErr error
 	go func() {
 		err := v.spawn(ctx, s.Launch, plan.config.VMM, spec.Process.OOMScoreAdj)
 		s.marks.Add("vmm spawned")
-		if err == nil {
-			networkErr = v.connectNetwork(spec)
-			s.marks.Add("network connected")
-		}
 		spawned <- err
 	}()
 	p, err := s.prepare(ctx, v, r, spec, plan.guest)
@@ -80,13 +74,14 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 			err = errors.Join(err, p.close())
 		}
 	}()
-	if err = errors.Join(err, spawnErr, networkErr); err != nil {
+	if err = errors.Join(err, spawnErr); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	s.vm, s.config, s.gone = v, plan.config, make(chan struct{})
 	s.state.VCPUs, s.state.Memory, s.state.Cgroup = plan.size.VCPUs, plan.size.Memory, spec.Linux.CgroupsPath
 	s.state.VMM, _ = rundir.Identify(v.machine.PID())
+	s.state.NetNS, _ = bundle.NetworkNamespace(spec)
 	s.state.Started = time.Now()
 	s.save()
 	s.mu.Unlock()
@@ -94,6 +89,10 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	if err := p.runHooks(ctx, v); err != nil {
 		return err
 	}
+	if err := v.connectNetwork(spec); err != nil { // after the hooks, which may have made it
+		return err
+	}
+	s.marks.Add("network connected")
 	if err := s.boot(ctx, v, plan, &p); err != nil {
 		return err
 	}

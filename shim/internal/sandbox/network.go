@@ -13,26 +13,16 @@ import (
 	"github.com/huskvm/husk/shim/internal/hostnet"
 )
 
-// recordNetwork writes down where traces are to be looked for, before there are any.
-func (s *Sandbox) recordNetwork(spec *specs.Spec) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	before := s.state.NetNS
-	if s.state.NetNS, _ = bundle.NetworkNamespace(spec); s.state.NetNS != before {
-		s.save()
-	}
-}
-
 // connectNetwork connects the VM with the network namespace that the specification names. With a new one asked for, it
-// is the VMM's own: who knows the task's pid, as a hook does, may have put interfaces there by now. Without any, which
-// is the host's network, the guest has lo alone.
+// is the VMM's own: hooks, which are told the VMM's pid, may have put interfaces there by now, and nobody else. Without
+// any, which is the host's network, the guest has lo alone.
 func (v *vm) connectNetwork(spec *specs.Spec) error {
 	path, asked := bundle.NetworkNamespace(spec)
 	v.netns = path
-	if !asked {
-		return nil
-	}
 	if path == "" {
+		if !asked || spec.Hooks == nil {
+			return nil
+		}
 		path = fmt.Sprintf("/proc/%d/ns/net", v.machine.PID())
 	}
 	var err error
