@@ -16,8 +16,8 @@ var errNoNamespace = errors.New("not a network namespace")
 // errOwnNamespace says that a path is the namespace this process is in: the host's.
 var errOwnNamespace = errors.New("the namespace is the host's")
 
-// inside runs f in the network namespace at path, on a thread that ends with it: no thread that anything else runs on
-// is ever in a foreign namespace, whatever goes wrong.
+// inside runs f in the network namespace at path: no thread that anything else runs on is ever in a foreign namespace,
+// whatever goes wrong.
 func inside(path string, f func(*netlink.Handle) error) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -32,10 +32,23 @@ func inside(path string, f func(*netlink.Handle) error) error {
 	if theirs, err := file.Stat(); err != nil || os.SameFile(own, theirs) {
 		return errors.Join(err, errOwnNamespace)
 	}
+	return onThreadOfItsOwn(func() error { return enter(file, f) })
+}
+
+// onThreadOfItsOwn runs f on a thread that ends with it. That is not the main one, which never ends: parked in the
+// foreign namespace it would keep that in being, and be the process's in /proc.
+func onThreadOfItsOwn(f func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked
-		done <- enter(file, f)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// While this goroutine holds the main thread, the next gets another.
+			err := onThreadOfItsOwn(f)
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		done <- f() // never unlocked
 	}()
 	return <-done
 }

@@ -34,9 +34,23 @@ func vacant(h *netlink.Handle, link netlink.Link) error {
 				return fmt.Errorf("interface %s is connected to another VM already, by %s", link.Attrs().Name, other.Attrs().Name)
 			}
 		}
-		if err := h.FilterDel(f); err != nil && !gone(err) {
-			return fmt.Errorf("remove a dead VM's filter from %s: %w", link.Attrs().Name, err)
-		}
+	}
+	if len(filters) == 0 {
+		return nil
+	}
+	if err := remove(h, link); err != nil {
+		return fmt.Errorf("remove a dead VM's filter from %s: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+// remove removes what is at our priority on an interface: the filter, and the table that u32 has made for it.
+func remove(h *netlink.Handle, link netlink.Link) error {
+	err := h.FilterDel(&netlink.GenericFilter{FilterType: "u32", FilterAttrs: netlink.FilterAttrs{
+		LinkIndex: link.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: priority, Protocol: unix.ETH_P_ALL,
+	}})
+	if err != nil && !gone(err) {
+		return err
 	}
 	return nil
 }
@@ -53,7 +67,7 @@ func redirect(h *netlink.Handle, key Key, from, to netlink.Link) error {
 	}
 	filter := &netlink.U32{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: from.Attrs().Index, Parent: netlink.MakeHandle(0xffff, 0),
+			LinkIndex: from.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, // of a clsact as well
 			Priority: priority, Protocol: unix.ETH_P_ALL,
 		},
 		Sel:     selector(key),
@@ -93,14 +107,14 @@ func part(h *netlink.Handle, key Key, link netlink.Link) error {
 			continue
 		}
 		found = true
-		if err := h.FilterDel(f); err != nil && !gone(err) {
-			return fmt.Errorf("remove filter: %w", err)
-		}
 	}
 	if !found {
 		return nil
 	}
-	rest, err := h.FilterList(link, netlink.MakeHandle(0xffff, 0))
+	if err := remove(h, link); err != nil {
+		return fmt.Errorf("remove filter: %w", err)
+	}
+	rest, err := h.FilterList(link, netlink.HANDLE_MIN_INGRESS)
 	if err != nil || len(rest) > 0 {
 		return err
 	}
@@ -120,7 +134,7 @@ func part(h *netlink.Handle, key Key, link netlink.Link) error {
 
 // ours are the filters that a sandbox, any, has on an interface.
 func ours(h *netlink.Handle, link netlink.Link) ([]*netlink.U32, error) {
-	filters, err := h.FilterList(link, netlink.MakeHandle(0xffff, 0))
+	filters, err := h.FilterList(link, netlink.HANDLE_MIN_INGRESS)
 	if err != nil {
 		if errors.Is(err, unix.EINVAL) || gone(err) { // no queueing discipline to have filters
 			return nil, nil
