@@ -19,11 +19,19 @@ func Configure(cfg *agentv1.ConfigureNetworkRequest) error {
 		return err
 	}
 	defer c.close()
-	devices, err := c.rename(cfg.GetInterfaces())
+	var wanted []*agentv1.Interface
+	for _, i := range cfg.GetInterfaces() {
+		if i.GetName() != "" {
+			wanted = append(wanted, i)
+		} else if err := discard(i.GetDevice()); err != nil {
+			return fmt.Errorf("take the device %s away: %w", net.HardwareAddr(i.GetDevice()), err)
+		}
+	}
+	devices, err := c.rename(wanted)
 	if err != nil {
 		return err
 	}
-	for i, want := range cfg.GetInterfaces() {
+	for i, want := range wanted {
 		if err := c.setUp(devices[i], want); err != nil {
 			return fmt.Errorf("interface %s: %w", want.GetName(), err)
 		}
@@ -60,6 +68,25 @@ func Configure(cfg *agentv1.ConfigureNetworkRequest) error {
 	return nil
 }
 
+// discard takes a device from its driver, and so its interface away.
+func discard(device []byte) error {
+	all, err := net.Interfaces()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, have := range all {
+		if bytes.Equal(have.HardwareAddr, device) {
+			link := filepath.Join("/sys/class/net", have.Name, "device")
+			name, err := os.Readlink(link)
+			if err != nil {
+				return fmt.Errorf("find its driver: %w", err)
+			}
+			return os.WriteFile(filepath.Join(link, "driver/unbind"), []byte(filepath.Base(name)), 0)
+		}
+	}
+	return nil
+}
+
 // rename finds each interface's device and gives it its name. Those that have another's name go out of the way first.
 func (c *conn) rename(wanted []*agentv1.Interface) (devices []int, err error) {
 	all, err := net.Interfaces()
@@ -74,7 +101,9 @@ func (c *conn) rename(wanted []*agentv1.Interface) (devices []int, err error) {
 	for _, want := range wanted {
 		found := -1
 		for i, have := range all {
-			if !right[have.Index] && bytes.Equal(have.HardwareAddr, want.GetDevice()) {
+			// Once it is configured it may have an address that is not its device's.
+			configured := have.Name == want.GetName() && bytes.Equal(have.HardwareAddr, want.GetMac())
+			if configured || bytes.Equal(have.HardwareAddr, want.GetDevice()) {
 				found = i
 				break
 			}

@@ -13,26 +13,56 @@ import (
 	"github.com/huskvm/husk/shim/internal/hostnet"
 )
 
+// docker configures the network once it knows the task's pid, between Create and Start. This is its namespace.
+const docker = "moby"
+
 // connectNetwork connects the VM with the network namespace that the specification names. With a new one asked for, it
-// is the VMM's own: hooks, which are told the VMM's pid, may have put interfaces there by now, and nobody else. Without
-// any, which is the host's network, the guest has lo alone.
-func (v *vm) connectNetwork(spec *specs.Spec) error {
+// is the VMM's own: hooks, which are told the VMM's pid, may have put interfaces there by now, and docker will when this
+// is over. Without any, which is the host's network, the guest has lo alone.
+func (v *vm) connectNetwork(spec *specs.Spec, namespace string) (err error) {
 	path, asked := bundle.NetworkNamespace(spec)
 	v.netns = path
-	if path == "" {
-		if !asked || spec.Hooks == nil {
-			return nil
-		}
-		path = fmt.Sprintf("/proc/%d/ns/net", v.machine.PID())
+	key := hostnet.KeyOf(string(v.dir))
+	switch {
+	case !asked:
+		return nil
+	case path != "":
+		v.network, err = hostnet.Connect(path, key)
+	case spec.Hooks != nil:
+		v.network, err = hostnet.Connect(v.ownNetns(), key)
 	}
-	var err error
-	if v.network, err = hostnet.Connect(path, hostnet.KeyOf(string(v.dir))); err != nil {
+	if err == nil && path == "" && namespace == docker && (v.network == nil || len(v.network.Taps) == 0) {
+		v.network, err = hostnet.Spare(v.ownNetns(), key)
+		v.spare = true
+	}
+	if err != nil {
 		return fmt.Errorf("connect the VM: %w", err)
 	}
-	for _, note := range v.network.Notes {
-		log.L.WithField("netns", path).Info(note)
-	}
+	v.logNotes()
 	return nil
+}
+
+// ownNetns is the path of the VMM's network namespace.
+func (v *vm) ownNetns() string { return fmt.Sprintf("/proc/%d/ns/net", v.machine.PID()) }
+
+func (v *vm) logNotes() {
+	if v.network != nil {
+		for _, note := range v.network.Notes {
+			log.L.Info(note)
+		}
+	}
+}
+
+// connectLate connects the spare device, before the sandbox's first process starts.
+func (v *vm) connectLate(ctx context.Context) (err error) {
+	if !v.spare {
+		return nil
+	}
+	if v.network, err = hostnet.ConnectSpare(v.ownNetns(), hostnet.KeyOf(string(v.dir))); err != nil {
+		return fmt.Errorf("connect the VM: %w", err)
+	}
+	v.logNotes()
+	return v.configureNetwork(ctx)
 }
 
 // donateNICs gives the VMM its taps, which are its alone from then on.

@@ -68,6 +68,7 @@ type vm struct {
 
 	netns   string           // path of the network namespace it is connected with, if that is not its own
 	network *hostnet.Network // nil without
+	spare   bool             // it has a device for an interface that may come before the start
 
 	rpc   *ttrpc.Client
 	agent agentv1.AgentService // nil until the handshake

@@ -1892,7 +1892,7 @@ func (*ConfigureNetworkResponse) Descriptor() ([]byte, []int) {
 type Interface struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"` // the address that the guest finds its device by, as the VMM was told
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`     // empty takes the device away from the guest
 	Mac           []byte                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
 	Mtu           uint32                 `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	NoArp         bool                   `protobuf:"varint,5,opt,name=no_arp,json=noArp,proto3" json:"no_arp,omitempty"`
