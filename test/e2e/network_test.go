@@ -207,6 +207,36 @@ func TestInterfacesAreTakenOver(t *testing.T) {
 	n.unchanged(before)
 }
 
+// An ipvlan has the hardware address of the interface below; in mode l3 nobody asks for addresses on it.
+func TestInterfacesOfIPVLAN(t *testing.T) {
+	for _, mode := range []string{"l2", "l3"} {
+		t.Run(mode, func(t *testing.T) {
+			// The other end of the interface below is a host in a namespace of its own.
+			n, other := newNetns(t), newNetns(t)
+			output(t, "ip", "link", "add", "husk-ipv", "type", "veth", "peer", "name", "eth0", "netns", other.name)
+			t.Cleanup(func() { _ = exec.Command("ip", "link", "del", "husk-ipv").Run() })
+			output(t, "ip", "link", "set", "husk-ipv", "up")
+			if out, err := exec.Command("ip", "link", "add", "link", "husk-ipv", "name", "husk-ip0", "type", "ipvlan", "mode", mode).CombinedOutput(); err != nil {
+				t.Skipf("this kernel has no ipvlan: %s", out)
+			}
+			output(t, "ip", "link", "set", "husk-ip0", "netns", n.name)
+			n.run("ip", "link", "set", "husk-ip0", "name", "eth0", "up")
+			n.run("ip", "addr", "add", "10.87.0.2/24", "dev", "eth0")
+			other.run("ip", "link", "set", "eth0", "up")
+			other.run("ip", "addr", "add", "10.87.0.1/24", "dev", "eth0")
+			if mode == "l3" {
+				// The interface below routes for the ipvlan, and answers for it.
+				output(t, "ip", "route", "add", "10.87.0.0/24", "dev", "husk-ipv")
+				other.run("ip", "neigh", "add", "10.87.0.2", "dev", "eth0", "lladdr", strings.TrimSpace(n.run("cat", "/sys/class/net/eth0/address")))
+			}
+			res := ctrRun(t, n.flags(), "sh", "-c", "ping -c 2 10.87.0.1")
+			if res.Status != 0 || !strings.Contains(res.Stdout, "2 packets received") {
+				t.Errorf("%+v", res)
+			}
+		})
+	}
+}
+
 // NetworkPolicy is nftables' on the host's side of the interface, which the frames still pass.
 func TestRulesOnTheHostsSideHold(t *testing.T) {
 	n, network := newNetns(t), bridge(t, 1500)
