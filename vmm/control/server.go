@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"sync"
@@ -129,6 +130,12 @@ func (s *Server) config(r *vmmv1.BootRequest) (cfg machine.Config, workdir *os.F
 	}
 	for _, disk := range r.GetDisks() {
 		cfg.Disks = append(cfg.Disks, machine.Disk{Serial: disk.GetSerial(), File: take(disk.GetFd()), ReadOnly: disk.GetReadOnly()})
+	}
+	for _, nic := range r.GetNics() {
+		if nic.GetMtu() > math.MaxUint16 {
+			err = errors.Join(err, fmt.Errorf("MTU %d of a network interface is more than %d", nic.GetMtu(), math.MaxUint16))
+		}
+		cfg.NICs = append(cfg.NICs, machine.NIC{Tap: take(nic.GetTap()), MAC: nic.GetMac(), MTU: uint16(nic.GetMtu())})
 	}
 	if f := take(r.GetConsole().GetOutput()); f != nil {
 		cfg.Console = f

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	stdnet "net"
 	"os"
 
 	"github.com/huskvm/husk/vmm/marks"
@@ -30,6 +31,7 @@ type Config struct {
 	Vsock     *Vsock   // nil for none
 	Shares    []Share
 	Disks     []Disk
+	NICs      []NIC
 	Console   io.Writer // gets the guest's console live; nil keeps it in the ring only
 	Input     io.Reader // what the guest reads from its console; may be nil
 	// Serial, when set, gets a serial port's output, from the kernel's first message on. Each byte is an exit:
@@ -65,6 +67,13 @@ type Disk struct {
 	Serial   string
 	File     *os.File
 	ReadOnly bool
+}
+
+// NIC is a network interface of the guest.
+type NIC struct {
+	Tap *os.File // attached to its interface, with IFF_VNET_HDR
+	MAC stdnet.HardwareAddr
+	MTU uint16 // the most the guest may set; 0 is no bound
 }
 
 func (c *Config) check() error {
@@ -110,5 +119,8 @@ func (c *Config) closeDevices() {
 	}
 	for _, d := range c.Disks {
 		_ = d.File.Close()
+	}
+	for _, n := range c.NICs {
+		_ = n.Tap.Close()
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/huskvm/husk/vmm/virtio/blk"
 	"github.com/huskvm/husk/vmm/virtio/console"
 	"github.com/huskvm/husk/vmm/virtio/fs"
+	"github.com/huskvm/husk/vmm/virtio/net"
 	"github.com/huskvm/husk/vmm/virtio/rng"
 	"github.com/huskvm/husk/vmm/virtio/vsock"
 )
@@ -13,13 +14,16 @@ import (
 // createDevices makes the devices that the hypervisor does not bring, in the order in which the guest finds them.
 func (m *Machine) createDevices(cfg *Config) error {
 	// What is given to a device is closed with it; what is left at an error is closed here.
-	shares, disks := cfg.Shares, cfg.Disks
+	shares, disks, nics := cfg.Shares, cfg.Disks, cfg.NICs
 	defer func() {
 		for _, s := range shares {
 			_ = s.File.Close()
 		}
 		for _, d := range disks {
 			_ = d.File.Close()
+		}
+		for _, n := range nics {
+			_ = n.Tap.Close()
 		}
 	}()
 
@@ -63,6 +67,24 @@ func (m *Machine) createDevices(cfg *Config) error {
 		d := disks[0]
 		disks = disks[1:]
 		device, err := blk.New(blk.Config{File: d.File, ReadOnly: d.ReadOnly, Serial: d.Serial, Queues: min(cfg.VCPUs, 4)})
+		if err != nil {
+			return err
+		}
+		m.closers = append(m.closers, device.Close)
+		if err := m.hypervisor.attach(device); err != nil {
+			return err
+		}
+	}
+	for len(nics) > 0 {
+		n := nics[0]
+		nics = nics[1:]
+		if m.hypervisor.has(virtio.Net) {
+			if err := m.hypervisor.attachNIC(n); err != nil {
+				return err
+			}
+			continue
+		}
+		device, err := net.New(net.Config{Tap: n.Tap, MAC: n.MAC, MTU: n.MTU})
 		if err != nil {
 			return err
 		}

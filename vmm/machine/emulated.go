@@ -29,6 +29,7 @@ type emulated struct {
 	console *console.Ring
 
 	devices  []qemu.Device
+	nics     []qemu.NIC
 	backends []*vhostuser.Backend
 	serving  sync.WaitGroup // the back ends, and the console's pumps
 	terminal *os.File       // our end of the console; nil before load
@@ -39,9 +40,15 @@ func newEmulated(cfg *Config, ring *console.Ring) *emulated {
 	return &emulated{log: cfg.Log, marks: cfg.Marks, console: ring}
 }
 
-// has: QEMU's own console, random numbers and balloon do as well as ours.
+// has: QEMU's own console, random numbers and balloon do as well as ours. Its vhost-user for networks takes sockets only
+// that it has connected itself, and its own device reads the tap at once.
 func (e *emulated) has(id virtio.ID) bool {
-	return id == virtio.Console || id == virtio.Entropy || id == virtio.Balloon
+	return id == virtio.Console || id == virtio.Entropy || id == virtio.Balloon || id == virtio.Net
+}
+
+func (e *emulated) attachNIC(n NIC) error {
+	e.nics = append(e.nics, qemu.NIC{Tap: n.Tap, MAC: n.MAC, MTU: n.MTU})
+	return nil
 }
 
 // attach serves a device to QEMU over a socket pair.
@@ -104,13 +111,13 @@ func (e *emulated) load(cfg *Config) error {
 		Binary: cfg.QEMU.Binary, Arch: arch, KVM: cfg.QEMU.Accelerated,
 		VCPUs: cfg.VCPUs, MemoryBytes: cfg.Memory,
 		Kernel: cfg.Kernel, Initramfs: cfg.Initramfs, Cmdline: cfg.Cmdline,
-		Devices: e.devices, Console: theirs, Log: e.log,
+		Devices: e.devices, NICs: e.nics, Console: theirs, Log: e.log,
 	}
 	for _, w := range slices.Backward(qemu.KernelWords(arch, cfg.QEMU.Accelerated)) {
 		q.Cmdline = w.Word + " " + q.Cmdline
 	}
 	// All files are QEMU's from here on.
-	e.devices, cfg.Kernel, cfg.Initramfs = nil, nil, nil
+	e.devices, e.nics, cfg.Kernel, cfg.Initramfs = nil, nil, nil, nil
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	if e.process, err = qemu.Start(ctx, q); err != nil {
@@ -177,7 +184,10 @@ func (e *emulated) close() error {
 	for _, d := range e.devices { // those that QEMU was never given
 		_ = d.Front.Close()
 	}
-	e.devices = nil
+	for _, n := range e.nics {
+		_ = n.Tap.Close()
+	}
+	e.devices, e.nics = nil, nil
 	var err error
 	if e.terminal != nil {
 		err = e.terminal.Close()

@@ -11,6 +11,8 @@ type hypervisor interface {
 	// has says that the hypervisor brings such a device of its own.
 	has(virtio.ID) bool
 	attach(virtio.Device) error
+	// attachNIC is attach for a hypervisor that has network devices of its own. The tap is the hypervisor's.
+	attachNIC(NIC) error
 	// load makes all ready for the guest's first instruction.
 	load(*Config) error
 	start() error

@@ -97,6 +97,22 @@ func (l *line) devices(c *Config, b board) {
 			l.add("-device", fmt.Sprintf("%s,chardev=%s,num-queues=%d", b.device("vhost-user-blk"), id, queues))
 		}
 	}
+	for i, n := range c.NICs {
+		l.nic(fmt.Sprintf("net%d", i), n, b)
+	}
 	l.add("-object", "rng-builtin,id=entropy", "-device", b.device("virtio-rng")+",rng=entropy",
 		"-device", b.device("virtio-balloon")+",free-page-reporting=on")
+}
+
+// nic is a device of QEMU's own on an inherited tap: its vhost-user for networks refuses sockets that are inherited.
+func (l *line) nic(id string, n NIC, b board) {
+	l.add("-netdev", fmt.Sprintf("tap,id=%s,fd=%d", id, l.inherit(n.Tap)))
+	device := fmt.Sprintf("%s,netdev=%s,mac=%s", b.device("virtio-net"), id, n.MAC)
+	if n.MTU > 0 {
+		device += fmt.Sprintf(",host_mtu=%d", n.MTU)
+	}
+	if b.bus == pci {
+		device += ",romfile=" // it would look for one to boot from
+	}
+	l.add("-device", device)
 }

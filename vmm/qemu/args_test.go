@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"flag"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +40,7 @@ func TestArguments(t *testing.T) {
 				{Kind: FS, Front: file("fs"), Tag: "husk", Queues: 2},
 				{Kind: Block, Front: file("disk")},
 			},
+			NICs: []NIC{{Tap: file("tap"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: 1450}},
 		}
 	}
 	for name, change := range map[string]struct {
@@ -53,7 +55,7 @@ func TestArguments(t *testing.T) {
 		"amd64-kvm": {"amd64", func(c *Config) { c.KVM = true }},
 		"amd64-9.0": {"amd64", func(c *Config) { c.Binary.Version = Version{9, 0} }},
 		"amd64-least": {"amd64", func(c *Config) {
-			c.Devices, c.Console, c.Initramfs, c.Cmdline = nil, nil, nil, ""
+			c.Devices, c.NICs, c.Console, c.Initramfs, c.Cmdline = nil, nil, nil, nil, ""
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -96,6 +98,9 @@ func TestConfigurationsThatCannotBe(t *testing.T) {
 		"tag":     {func(c *Config) { c.Devices = []Device{{Front: os.Stdin, Tag: "a,b"}} }, "without commas"},
 		"queues":  {func(c *Config) { c.Devices = []Device{{Front: os.Stdin, Tag: "a", Queues: -1}} }, "-1 queues"},
 		"kind":    {func(c *Config) { c.Devices = []Device{{Front: os.Stdin, Kind: 9}} }, "unknown kind"},
+		"nic":     {func(c *Config) { c.NICs = []NIC{{MAC: make(net.HardwareAddr, 6)}} }, "needs a tap"},
+		"mac":     {func(c *Config) { c.NICs = []NIC{{Tap: os.Stdin, MAC: make(net.HardwareAddr, 8)}} }, "an Ethernet address"},
+		"nics":    {func(c *Config) { c.NICs = make([]NIC, 7) }, "room for 8, of which it needs 2"},
 		"devices": {func(c *Config) { c.Devices = make([]Device, 7) }, "room for 8, of which it needs 2"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 )
@@ -19,6 +20,7 @@ type Config struct {
 	Initramfs   *os.File // likewise; may be nil
 	Cmdline     string   // all of it; KernelWords are what the machine needs of it
 	Devices     []Device // in this order
+	NICs        []NIC
 	// Console is QEMU's end of a socket pair. The other end reads what the guest writes, and must go on reading: a
 	// guest whose console is full waits. What is written there is the guest's input. It may be nil.
 	Console *os.File
@@ -44,6 +46,13 @@ type Device struct {
 	Queues int      // FS: request queues, Block: queues; 0 is 1
 }
 
+// NIC is a network interface, on a tap that is attached to its interface.
+type NIC struct {
+	Tap *os.File
+	MAC net.HardwareAddr
+	MTU uint16 // the most the guest may set; 0 is no bound
+}
+
 // check names what QEMU would fail with, or obey in a way that was not meant.
 func (c *Config) check() error {
 	b, err := boardOf(c.Arch)
@@ -62,9 +71,9 @@ func (c *Config) check() error {
 	case strings.ContainsRune(c.Cmdline, 0):
 		return errors.New("the kernel's command line has a NUL byte")
 	}
-	if n := len(c.Devices) + ownDevices(c); b.slots > 0 && n > b.slots {
+	if n := len(c.Devices) + len(c.NICs) + ownDevices(c); b.slots > 0 && n > b.slots {
 		return fmt.Errorf("%d devices: QEMU's machine %s has room for %d, of which it needs %d itself",
-			len(c.Devices), b.machine, b.slots, ownDevices(c))
+			len(c.Devices)+len(c.NICs), b.machine, b.slots, ownDevices(c))
 	}
 	for i, d := range c.Devices {
 		switch {
@@ -76,6 +85,11 @@ func (c *Config) check() error {
 			return fmt.Errorf("device %d is of the unknown kind %d", i, d.Kind)
 		case d.Kind == FS && (d.Tag == "" || len(d.Tag) > 36 || strings.ContainsAny(d.Tag, ",\x00")):
 			return fmt.Errorf("file system tag %q: 1 to 36 bytes without commas", d.Tag)
+		}
+	}
+	for i, n := range c.NICs {
+		if n.Tap == nil || len(n.MAC) != 6 {
+			return fmt.Errorf("network interface %d needs a tap and an Ethernet address, and has the address %q", i, n.MAC)
 		}
 	}
 	return nil
@@ -93,6 +107,9 @@ func (c *Config) close() {
 	files := []*os.File{c.Kernel, c.Initramfs, c.Console}
 	for _, d := range c.Devices {
 		files = append(files, d.Front)
+	}
+	for _, n := range c.NICs {
+		files = append(files, n.Tap)
 	}
 	for _, f := range files {
 		if f != nil {

@@ -70,12 +70,13 @@ type Config struct {
 }
 
 // Cmdline is what the configuration puts on the guest's command line. A kernel that says all it does to its console
-// takes longer to start, so it does only when asked.
+// takes longer to start, so it does only when asked. A network namespace has no interfaces that nobody asked for.
 func (c *Config) Cmdline() string {
-	if c.Debug {
-		return c.KernelCmdline
+	words := "dummy.numdummies=0 fb_tunnels=none " + c.KernelCmdline
+	if !c.Debug {
+		words = "quiet " + words
 	}
-	return strings.TrimSpace("quiet " + c.KernelCmdline)
+	return strings.TrimSpace(words)
 }
 
 // Source says where to look.

@@ -14,6 +14,7 @@ import (
 	"github.com/huskvm/husk/shim/internal/bundle"
 	"github.com/huskvm/husk/shim/internal/hooks"
 	"github.com/huskvm/husk/shim/internal/hostcgroup"
+	"github.com/huskvm/husk/shim/internal/hostnet"
 	"github.com/huskvm/husk/shim/internal/rundir"
 )
 
@@ -24,17 +25,18 @@ const evictTime = 4 * time.Second
 // nothing but the names it is called with.
 func (s *Shim) delete() error {
 	response := &taskv3.DeleteResponse{ExitStatus: 128 + uint32(syscall.SIGKILL), ExitedAt: timestamppb.Now()}
-	identity, cgroup := bundle.Identity{Sandbox: s.id}, ""
+	identity, t := bundle.Identity{Sandbox: s.id}, traces{}
 	if dir, err := s.bundleDir(); err == nil {
 		if spec, err := bundle.Load(dir); err == nil {
-			identity, cgroup = bundle.Identify(s.id, spec.Annotations), spec.Linux.CgroupsPath
+			identity, t.cgroup = bundle.Identify(s.id, spec.Annotations), spec.Linux.CgroupsPath
+			t.netns, _ = bundle.NetworkNamespace(spec)
 		}
 	}
 	dir := s.dir(identity.Sandbox)
 	state, err := dir.Load()
 	if identity.Kind != bundle.Member || !dir.Served() {
 		// For a pod's further container the sandbox stays if it lives.
-		if state, err = evict(dir, cgroup); err != nil {
+		if state, err = evict(dir, t); err != nil {
 			return err
 		}
 	}
@@ -49,32 +51,45 @@ func (s *Shim) delete() error {
 	return s.writeMessage(response)
 }
 
+// traces are a sandbox's outside of its directory.
+type traces struct {
+	cgroup string // as in the specification
+	netns  string // path of the network namespace
+}
+
+func (t traces) remove(dir rundir.Dir) error {
+	return errors.Join(removeCgroup(t.cgroup), hostnet.Disconnect(t.netns, hostnet.KeyOf(string(dir))))
+}
+
 // evict ends whoever serves the sandbox, and cleans up.
-func evict(dir rundir.Dir, cgroup string) (rundir.State, error) {
+func evict(dir rundir.Dir, t traces) (rundir.State, error) {
 	lock, err := dir.Evict(evictTime)
 	if errors.Is(err, fs.ErrNotExist) {
-		return rundir.State{}, removeCgroup(cgroup)
+		return rundir.State{}, t.remove(dir)
 	}
 	if err != nil {
 		return rundir.State{}, err
 	}
 	defer lock.Close()
-	return cleanUp(dir, cgroup)
+	return cleanUp(dir, t)
 }
 
-// cleanUp removes everything of a sandbox that nobody serves. cgroup is the one to remove if the sandbox's
-// state does not say. The mounts went with the shim's mount namespace, and the VMM should have, too.
-func cleanUp(dir rundir.Dir, cgroup string) (rundir.State, error) {
+// cleanUp removes everything of a sandbox that nobody serves. t is what to remove where the sandbox's state does not
+// say. The mounts went with the shim's mount namespace, and the VMM should have, too.
+func cleanUp(dir rundir.Dir, t traces) (rundir.State, error) {
 	state, err := dir.Load()
 	if err == nil {
 		if state.Cgroup != "" {
-			cgroup = state.Cgroup
+			t.cgroup = state.Cgroup
+		}
+		if state.NetNS != "" {
+			t.netns = state.NetNS
 		}
 		if err := state.VMM.Kill(evictTime); err != nil {
 			return state, fmt.Errorf("end the sandbox's VMM: %w", err)
 		}
 	}
-	err = errors.Join(removeCgroup(cgroup), dir.Remove())
+	err = errors.Join(t.remove(dir), dir.Remove())
 	for _, c := range state.Containers {
 		// A bundle that is gone has been cleaned up after by its engine. What fails here is nobody's to be told.
 		if spec, err := bundle.Load(c.Bundle); err == nil {

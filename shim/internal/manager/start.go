@@ -194,7 +194,7 @@ func (s *Shim) tryClaim(dir rundir.Dir) (lock *os.File, err error) {
 		return lock, err
 	}
 	// Nobody serves it, so everything in it is a dead shim's.
-	_, err = cleanUp(dir, "")
+	_, err = cleanUp(dir, traces{})
 	lock.Close()
 	if err != nil {
 		return nil, err

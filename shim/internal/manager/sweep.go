@@ -28,7 +28,7 @@ func (s *Shim) sweep() error {
 			return err
 		}
 		// What can't be taken away is not this sandbox's affair, and the next start tries again.
-		_, _ = cleanUp(d, "")
+		_, _ = cleanUp(d, traces{})
 		lock.Close()
 	}
 	return nil

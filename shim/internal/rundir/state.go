@@ -21,6 +21,7 @@ type State struct {
 	VCPUs      uint32      `json:"vcpus,omitempty"`
 	Memory     uint64      `json:"memory,omitempty"`
 	Cgroup     string      `json:"cgroup,omitempty"` // as in linux.cgroupsPath of the sandbox's spec
+	NetNS      string      `json:"netns,omitempty"`  // path of the network namespace that the VM is connected with
 	Started    time.Time   `json:"started,omitzero"`
 	Containers []Container `json:"containers,omitempty"`
 }

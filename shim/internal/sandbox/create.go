@@ -81,6 +81,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	s.vm, s.config, s.gone = v, plan.config, make(chan struct{})
 	s.state.VCPUs, s.state.Memory, s.state.Cgroup = plan.size.VCPUs, plan.size.Memory, spec.Linux.CgroupsPath
 	s.state.VMM, _ = rundir.Identify(v.machine.PID())
+	s.state.NetNS, _ = bundle.NetworkNamespace(spec)
 	s.state.Started = time.Now()
 	s.save()
 	s.mu.Unlock()
@@ -88,6 +89,10 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	if err := p.runHooks(ctx, v); err != nil {
 		return err
 	}
+	if err := v.connectNetwork(spec, s.Namespace); err != nil { // after the hooks, which may have made it
+		return err
+	}
+	s.marks.Add("network connected")
 	if err := s.boot(ctx, v, plan, &p); err != nil {
 		return err
 	}
@@ -159,6 +164,9 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) erro
 	if request.Shares, request.Disks, err = p.donate(v.machine); err != nil {
 		return v.explain(err)
 	}
+	if request.Nics, err = v.donateNICs(); err != nil {
+		return v.explain(err)
+	}
 	booted, err := v.machine.API().Boot(ctx, request)
 	if err != nil {
 		return v.explain(fmt.Errorf("boot the VM: %w", errgrpc.ToNative(err)))
@@ -170,6 +178,9 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) erro
 		return v.explain(err)
 	}
 	s.marks.Add("agent answered")
+	if err := v.configureNetwork(ctx); err != nil {
+		return v.explain(err)
+	}
 	s.recordMarks(ctx, v, answer.Marks)
 	if interval := time.Duration(plan.config.ClockInterval); interval > 0 {
 		go s.keepClock(v, interval)

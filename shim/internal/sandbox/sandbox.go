@@ -214,6 +214,11 @@ func (s *Sandbox) Start(ctx context.Context, id, execID string) error {
 	}
 	// A client that goes away must not leave a start half done.
 	ctx = context.WithoutCancel(ctx)
+	if execID == "" && m.first {
+		if err := s.vm.connectLate(ctx); err != nil {
+			return err
+		}
+	}
 	if err := p.Start(ctx); err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
 	"github.com/huskvm/husk/shim/internal/hostcgroup"
+	"github.com/huskvm/husk/shim/internal/hostnet"
 	"github.com/huskvm/husk/shim/internal/rundir"
 	"github.com/huskvm/husk/shim/internal/stdio"
 	"github.com/huskvm/husk/vmm/client"
@@ -64,6 +65,10 @@ type vm struct {
 	// ctx ends with the VM; every call to it is bound to that.
 	ctx    context.Context
 	cancel context.CancelFunc
+
+	netns   string           // path of the network namespace it is connected with, if that is not its own
+	network *hostnet.Network // nil without
+	spare   bool             // it has a device for an interface that may come before the start
 
 	rpc   *ttrpc.Client
 	agent agentv1.AgentService // nil until the handshake
@@ -264,7 +269,7 @@ func (v *vm) stop(agreed bool) error {
 		if v.rpc != nil {
 			_ = v.rpc.Close()
 		}
-		v.tailErr = v.cgroup.Remove()
+		v.tailErr = errors.Join(v.disconnectNetwork(), v.cgroup.Remove())
 	})
 	return v.tailErr
 }

@@ -2,6 +2,7 @@ package net
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"os"
 	"runtime"
@@ -116,6 +117,33 @@ func TestARealTap(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A tap on which nothing arrives keeps nobody waiting.
+func TestResetOfASilentTap(t *testing.T) {
+	inNetns(t, func() {
+		for range 100 {
+			fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return
+			}
+			ifr, _ := unix.NewIfreq("husk2")
+			ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+			if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+				t.Error(err)
+			}
+			dev, err := New(Config{Tap: os.NewFile(uintptr(fd), "husk2"), MAC: testMAC})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			g := activate(t, dev, featureMrgRxbuf)
+			g.rx.Submit(0, virtiotest.Desc{Addr: g.Alloc(2048), Len: 2048, Writable: true})
+			if err := errors.Join(dev.Reset(), dev.Close()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }
 
 func TestATapWithoutHeadersIsRefused(t *testing.T) {

@@ -1793,6 +1793,388 @@ type NextEventResponse_Oom struct {
 
 func (*NextEventResponse_Oom) isNextEventResponse_Event() {}
 
+type ConfigureNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interfaces    []*Interface           `protobuf:"bytes,1,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Routes        []*Route               `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"` // in this order, so that a gateway can be reached before it is used
+	Neighbours    []*Neighbour           `protobuf:"bytes,3,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureNetworkRequest) Reset() {
+	*x = ConfigureNetworkRequest{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureNetworkRequest) ProtoMessage() {}
+
+func (x *ConfigureNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureNetworkRequest.ProtoReflect.Descriptor instead.
+func (*ConfigureNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ConfigureNetworkRequest) GetInterfaces() []*Interface {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *ConfigureNetworkRequest) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *ConfigureNetworkRequest) GetNeighbours() []*Neighbour {
+	if x != nil {
+		return x.Neighbours
+	}
+	return nil
+}
+
+type ConfigureNetworkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureNetworkResponse) Reset() {
+	*x = ConfigureNetworkResponse{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureNetworkResponse) ProtoMessage() {}
+
+func (x *ConfigureNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureNetworkResponse.ProtoReflect.Descriptor instead.
+func (*ConfigureNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{35}
+}
+
+type Interface struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"` // the address that the guest finds its device by, as the VMM was told
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`     // empty takes the device away from the guest
+	Mac           []byte                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	Mtu           uint32                 `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	NoArp         bool                   `protobuf:"varint,5,opt,name=no_arp,json=noArp,proto3" json:"no_arp,omitempty"`
+	Addresses     []*Interface_Prefix    `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Ipv6          bool                   `protobuf:"varint,7,opt,name=ipv6,proto3" json:"ipv6,omitempty"` // else IPv6 is switched off on it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Interface) Reset() {
+	*x = Interface{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interface) ProtoMessage() {}
+
+func (x *Interface) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interface.ProtoReflect.Descriptor instead.
+func (*Interface) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Interface) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *Interface) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Interface) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *Interface) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Interface) GetNoArp() bool {
+	if x != nil {
+		return x.NoArp
+	}
+	return false
+}
+
+func (x *Interface) GetAddresses() []*Interface_Prefix {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Interface) GetIpv6() bool {
+	if x != nil {
+		return x.Ipv6
+	}
+	return false
+}
+
+type Route struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Interface         string                 `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"` // the name it has by then
+	Ipv6              bool                   `protobuf:"varint,2,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	Destination       []byte                 `protobuf:"bytes,3,opt,name=destination,proto3" json:"destination,omitempty"` // empty for the default route
+	DestinationLength uint32                 `protobuf:"varint,4,opt,name=destination_length,json=destinationLength,proto3" json:"destination_length,omitempty"`
+	Gateway           []byte                 `protobuf:"bytes,5,opt,name=gateway,proto3" json:"gateway,omitempty"` // empty when what is routed is on the link; may be of the other family
+	Source            []byte                 `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`   // preferred; may be empty
+	Metric            uint32                 `protobuf:"varint,7,opt,name=metric,proto3" json:"metric,omitempty"`
+	Mtu               uint32                 `protobuf:"varint,8,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Onlink            bool                   `protobuf:"varint,9,opt,name=onlink,proto3" json:"onlink,omitempty"` // the gateway is on the link although no route says so
+	// As rtnetlink(7) numbers them.
+	Scope         uint32 `protobuf:"varint,10,opt,name=scope,proto3" json:"scope,omitempty"`
+	Type          uint32 `protobuf:"varint,11,opt,name=type,proto3" json:"type,omitempty"` // 0 is unicast
+	Tos           uint32 `protobuf:"varint,12,opt,name=tos,proto3" json:"tos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Route) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Route) GetIpv6() bool {
+	if x != nil {
+		return x.Ipv6
+	}
+	return false
+}
+
+func (x *Route) GetDestination() []byte {
+	if x != nil {
+		return x.Destination
+	}
+	return nil
+}
+
+func (x *Route) GetDestinationLength() uint32 {
+	if x != nil {
+		return x.DestinationLength
+	}
+	return 0
+}
+
+func (x *Route) GetGateway() []byte {
+	if x != nil {
+		return x.Gateway
+	}
+	return nil
+}
+
+func (x *Route) GetSource() []byte {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Route) GetMetric() uint32 {
+	if x != nil {
+		return x.Metric
+	}
+	return 0
+}
+
+func (x *Route) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Route) GetOnlink() bool {
+	if x != nil {
+		return x.Onlink
+	}
+	return false
+}
+
+func (x *Route) GetScope() uint32 {
+	if x != nil {
+		return x.Scope
+	}
+	return 0
+}
+
+func (x *Route) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *Route) GetTos() uint32 {
+	if x != nil {
+		return x.Tos
+	}
+	return 0
+}
+
+// Neighbour is an entry that is not learned.
+type Neighbour struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interface     string                 `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	Ip            []byte                 `protobuf:"bytes,2,opt,name=ip,proto3" json:"ip,omitempty"`
+	Mac           []byte                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Neighbour) Reset() {
+	*x = Neighbour{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Neighbour) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Neighbour) ProtoMessage() {}
+
+func (x *Neighbour) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
+func (*Neighbour) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Neighbour) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Neighbour) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+func (x *Neighbour) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
 type SyncClockRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"` // nanoseconds to add to the guest's wall clock; 0 only asks
@@ -1802,7 +2184,7 @@ type SyncClockRequest struct {
 
 func (x *SyncClockRequest) Reset() {
 	*x = SyncClockRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[34]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +2196,7 @@ func (x *SyncClockRequest) String() string {
 func (*SyncClockRequest) ProtoMessage() {}
 
 func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[34]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +2209,7 @@ func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockRequest.ProtoReflect.Descriptor instead.
 func (*SyncClockRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{34}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SyncClockRequest) GetOffset() int64 {
@@ -1846,7 +2228,7 @@ type SyncClockResponse struct {
 
 func (x *SyncClockResponse) Reset() {
 	*x = SyncClockResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[35]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +2240,7 @@ func (x *SyncClockResponse) String() string {
 func (*SyncClockResponse) ProtoMessage() {}
 
 func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[35]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +2253,7 @@ func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockResponse.ProtoReflect.Descriptor instead.
 func (*SyncClockResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{35}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SyncClockResponse) GetNow() int64 {
@@ -1889,7 +2271,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2283,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2296,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{36}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{41}
 }
 
 type ShutdownResponse struct {
@@ -1925,7 +2307,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +2319,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +2332,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{42}
 }
 
 type PidsResponse_Process struct {
@@ -1963,7 +2345,7 @@ type PidsResponse_Process struct {
 
 func (x *PidsResponse_Process) Reset() {
 	*x = PidsResponse_Process{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2357,7 @@ func (x *PidsResponse_Process) String() string {
 func (*PidsResponse_Process) ProtoMessage() {}
 
 func (x *PidsResponse_Process) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2401,7 @@ type StatsResponse_CPU struct {
 
 func (x *StatsResponse_CPU) Reset() {
 	*x = StatsResponse_CPU{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2031,7 +2413,7 @@ func (x *StatsResponse_CPU) String() string {
 func (*StatsResponse_CPU) ProtoMessage() {}
 
 func (x *StatsResponse_CPU) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2485,7 @@ type StatsResponse_Memory struct {
 
 func (x *StatsResponse_Memory) Reset() {
 	*x = StatsResponse_Memory{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2497,7 @@ func (x *StatsResponse_Memory) String() string {
 func (*StatsResponse_Memory) ProtoMessage() {}
 
 func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2565,7 @@ type StatsResponse_PIDs struct {
 
 func (x *StatsResponse_PIDs) Reset() {
 	*x = StatsResponse_PIDs{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2577,7 @@ func (x *StatsResponse_PIDs) String() string {
 func (*StatsResponse_PIDs) ProtoMessage() {}
 
 func (x *StatsResponse_PIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2621,7 @@ type StatsResponse_IO struct {
 
 func (x *StatsResponse_IO) Reset() {
 	*x = StatsResponse_IO{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2251,7 +2633,7 @@ func (x *StatsResponse_IO) String() string {
 func (*StatsResponse_IO) ProtoMessage() {}
 
 func (x *StatsResponse_IO) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2700,7 @@ type NextEventResponse_OOM struct {
 
 func (x *NextEventResponse_OOM) Reset() {
 	*x = NextEventResponse_OOM{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2712,7 @@ func (x *NextEventResponse_OOM) String() string {
 func (*NextEventResponse_OOM) ProtoMessage() {}
 
 func (x *NextEventResponse_OOM) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2351,6 +2733,83 @@ func (x *NextEventResponse_OOM) GetContainerId() string {
 		return x.ContainerId
 	}
 	return ""
+}
+
+// Prefix is an address and the length of its network's.
+type Interface_Prefix struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ip            []byte                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"` // 4 or 16 bytes
+	Length        uint32                 `protobuf:"varint,2,opt,name=length,proto3" json:"length,omitempty"`
+	Broadcast     []byte                 `protobuf:"bytes,3,opt,name=broadcast,proto3" json:"broadcast,omitempty"` // empty for none
+	Peer          []byte                 `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"`           // empty unless the interface is point-to-point
+	Scope         uint32                 `protobuf:"varint,5,opt,name=scope,proto3" json:"scope,omitempty"`        // of rtnetlink(7)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Interface_Prefix) Reset() {
+	*x = Interface_Prefix{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interface_Prefix) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interface_Prefix) ProtoMessage() {}
+
+func (x *Interface_Prefix) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interface_Prefix.ProtoReflect.Descriptor instead.
+func (*Interface_Prefix) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{36, 0}
+}
+
+func (x *Interface_Prefix) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+func (x *Interface_Prefix) GetLength() uint32 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *Interface_Prefix) GetBroadcast() []byte {
+	if x != nil {
+		return x.Broadcast
+	}
+	return nil
+}
+
+func (x *Interface_Prefix) GetPeer() []byte {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *Interface_Prefix) GetScope() uint32 {
+	if x != nil {
+		return x.Scope
+	}
+	return 0
 }
 
 var File_husk_agent_v1_agent_proto protoreflect.FileDescriptor
@@ -2497,14 +2956,54 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x03oom\x18\x01 \x01(\v2$.husk.agent.v1.NextEventResponse.OOMH\x00R\x03oom\x1a(\n" +
 	"\x03OOM\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerIdB\a\n" +
-	"\x05event\"0\n" +
+	"\x05event\"\xbb\x01\n" +
+	"\x17ConfigureNetworkRequest\x128\n" +
+	"\n" +
+	"interfaces\x18\x01 \x03(\v2\x18.husk.agent.v1.InterfaceR\n" +
+	"interfaces\x12,\n" +
+	"\x06routes\x18\x02 \x03(\v2\x14.husk.agent.v1.RouteR\x06routes\x128\n" +
+	"\n" +
+	"neighbours\x18\x03 \x03(\v2\x18.husk.agent.v1.NeighbourR\n" +
+	"neighbours\"\x1a\n" +
+	"\x18ConfigureNetworkResponse\"\xbf\x02\n" +
+	"\tInterface\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\x12\x10\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu\x12\x15\n" +
+	"\x06no_arp\x18\x05 \x01(\bR\x05noArp\x12=\n" +
+	"\taddresses\x18\x06 \x03(\v2\x1f.husk.agent.v1.Interface.PrefixR\taddresses\x12\x12\n" +
+	"\x04ipv6\x18\a \x01(\bR\x04ipv6\x1ax\n" +
+	"\x06Prefix\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x16\n" +
+	"\x06length\x18\x02 \x01(\rR\x06length\x12\x1c\n" +
+	"\tbroadcast\x18\x03 \x01(\fR\tbroadcast\x12\x12\n" +
+	"\x04peer\x18\x04 \x01(\fR\x04peer\x12\x14\n" +
+	"\x05scope\x18\x05 \x01(\rR\x05scope\"\xba\x02\n" +
+	"\x05Route\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x12\n" +
+	"\x04ipv6\x18\x02 \x01(\bR\x04ipv6\x12 \n" +
+	"\vdestination\x18\x03 \x01(\fR\vdestination\x12-\n" +
+	"\x12destination_length\x18\x04 \x01(\rR\x11destinationLength\x12\x18\n" +
+	"\agateway\x18\x05 \x01(\fR\agateway\x12\x16\n" +
+	"\x06source\x18\x06 \x01(\fR\x06source\x12\x16\n" +
+	"\x06metric\x18\a \x01(\rR\x06metric\x12\x10\n" +
+	"\x03mtu\x18\b \x01(\rR\x03mtu\x12\x16\n" +
+	"\x06onlink\x18\t \x01(\bR\x06onlink\x12\x14\n" +
+	"\x05scope\x18\n" +
+	" \x01(\rR\x05scope\x12\x12\n" +
+	"\x04type\x18\v \x01(\rR\x04type\x12\x10\n" +
+	"\x03tos\x18\f \x01(\rR\x03tos\"K\n" +
+	"\tNeighbour\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x0e\n" +
+	"\x02ip\x18\x02 \x01(\fR\x02ip\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\"0\n" +
 	"\x10SyncClockRequest\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offsetJ\x04\b\x01\x10\x02\"%\n" +
 	"\x11SyncClockResponse\x12\x10\n" +
 	"\x03now\x18\x01 \x01(\x03R\x03now\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\xf8\n" +
-	"\n" +
+	"\x10ShutdownResponse2\xdd\v\n" +
 	"\x05Agent\x12N\n" +
 	"\tHandshake\x12\x1f.husk.agent.v1.HandshakeRequest\x1a .husk.agent.v1.HandshakeResponse\x12`\n" +
 	"\x0fCreateContainer\x12%.husk.agent.v1.CreateContainerRequest\x1a&.husk.agent.v1.CreateContainerResponse\x12T\n" +
@@ -2521,7 +3020,8 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x06Resume\x12\x1c.husk.agent.v1.ResumeRequest\x1a\x1d.husk.agent.v1.ResumeResponse\x12`\n" +
 	"\x0fUpdateContainer\x12%.husk.agent.v1.UpdateContainerRequest\x1a&.husk.agent.v1.UpdateContainerResponse\x12B\n" +
 	"\x05Stats\x12\x1b.husk.agent.v1.StatsRequest\x1a\x1c.husk.agent.v1.StatsResponse\x12N\n" +
-	"\tNextEvent\x12\x1f.husk.agent.v1.NextEventRequest\x1a .husk.agent.v1.NextEventResponse\x12N\n" +
+	"\tNextEvent\x12\x1f.husk.agent.v1.NextEventRequest\x1a .husk.agent.v1.NextEventResponse\x12c\n" +
+	"\x10ConfigureNetwork\x12&.husk.agent.v1.ConfigureNetworkRequest\x1a'.husk.agent.v1.ConfigureNetworkResponse\x12N\n" +
 	"\tSyncClock\x12\x1f.husk.agent.v1.SyncClockRequest\x1a .husk.agent.v1.SyncClockResponse\x12K\n" +
 	"\bShutdown\x12\x1e.husk.agent.v1.ShutdownRequest\x1a\x1f.husk.agent.v1.ShutdownResponseB4Z2github.com/huskvm/husk/proto/husk/agent/v1;agentv1b\x06proto3"
 
@@ -2537,54 +3037,60 @@ func file_husk_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_husk_agent_v1_agent_proto_rawDescData
 }
 
-var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_husk_agent_v1_agent_proto_goTypes = []any{
-	(*HandshakeRequest)(nil),        // 0: husk.agent.v1.HandshakeRequest
-	(*HandshakeResponse)(nil),       // 1: husk.agent.v1.HandshakeResponse
-	(*Mark)(nil),                    // 2: husk.agent.v1.Mark
-	(*Stdio)(nil),                   // 3: husk.agent.v1.Stdio
-	(*Storage)(nil),                 // 4: husk.agent.v1.Storage
-	(*CreateContainerRequest)(nil),  // 5: husk.agent.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil), // 6: husk.agent.v1.CreateContainerResponse
-	(*ExecProcessRequest)(nil),      // 7: husk.agent.v1.ExecProcessRequest
-	(*ExecProcessResponse)(nil),     // 8: husk.agent.v1.ExecProcessResponse
-	(*StartProcessRequest)(nil),     // 9: husk.agent.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),    // 10: husk.agent.v1.StartProcessResponse
-	(*WaitProcessRequest)(nil),      // 11: husk.agent.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),     // 12: husk.agent.v1.WaitProcessResponse
-	(*Exit)(nil),                    // 13: husk.agent.v1.Exit
-	(*SignalProcessRequest)(nil),    // 14: husk.agent.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil),   // 15: husk.agent.v1.SignalProcessResponse
-	(*ResizePtyRequest)(nil),        // 16: husk.agent.v1.ResizePtyRequest
-	(*ResizePtyResponse)(nil),       // 17: husk.agent.v1.ResizePtyResponse
-	(*CloseStdinRequest)(nil),       // 18: husk.agent.v1.CloseStdinRequest
-	(*CloseStdinResponse)(nil),      // 19: husk.agent.v1.CloseStdinResponse
-	(*DeleteProcessRequest)(nil),    // 20: husk.agent.v1.DeleteProcessRequest
-	(*DeleteProcessResponse)(nil),   // 21: husk.agent.v1.DeleteProcessResponse
-	(*PidsRequest)(nil),             // 22: husk.agent.v1.PidsRequest
-	(*PidsResponse)(nil),            // 23: husk.agent.v1.PidsResponse
-	(*PauseRequest)(nil),            // 24: husk.agent.v1.PauseRequest
-	(*PauseResponse)(nil),           // 25: husk.agent.v1.PauseResponse
-	(*ResumeRequest)(nil),           // 26: husk.agent.v1.ResumeRequest
-	(*ResumeResponse)(nil),          // 27: husk.agent.v1.ResumeResponse
-	(*UpdateContainerRequest)(nil),  // 28: husk.agent.v1.UpdateContainerRequest
-	(*UpdateContainerResponse)(nil), // 29: husk.agent.v1.UpdateContainerResponse
-	(*StatsRequest)(nil),            // 30: husk.agent.v1.StatsRequest
-	(*StatsResponse)(nil),           // 31: husk.agent.v1.StatsResponse
-	(*NextEventRequest)(nil),        // 32: husk.agent.v1.NextEventRequest
-	(*NextEventResponse)(nil),       // 33: husk.agent.v1.NextEventResponse
-	(*SyncClockRequest)(nil),        // 34: husk.agent.v1.SyncClockRequest
-	(*SyncClockResponse)(nil),       // 35: husk.agent.v1.SyncClockResponse
-	(*ShutdownRequest)(nil),         // 36: husk.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),        // 37: husk.agent.v1.ShutdownResponse
-	(*PidsResponse_Process)(nil),    // 38: husk.agent.v1.PidsResponse.Process
-	(*StatsResponse_CPU)(nil),       // 39: husk.agent.v1.StatsResponse.CPU
-	(*StatsResponse_Memory)(nil),    // 40: husk.agent.v1.StatsResponse.Memory
-	(*StatsResponse_PIDs)(nil),      // 41: husk.agent.v1.StatsResponse.PIDs
-	(*StatsResponse_IO)(nil),        // 42: husk.agent.v1.StatsResponse.IO
-	nil,                             // 43: husk.agent.v1.StatsResponse.Memory.StatEntry
-	nil,                             // 44: husk.agent.v1.StatsResponse.Memory.EventsEntry
-	(*NextEventResponse_OOM)(nil),   // 45: husk.agent.v1.NextEventResponse.OOM
+	(*HandshakeRequest)(nil),         // 0: husk.agent.v1.HandshakeRequest
+	(*HandshakeResponse)(nil),        // 1: husk.agent.v1.HandshakeResponse
+	(*Mark)(nil),                     // 2: husk.agent.v1.Mark
+	(*Stdio)(nil),                    // 3: husk.agent.v1.Stdio
+	(*Storage)(nil),                  // 4: husk.agent.v1.Storage
+	(*CreateContainerRequest)(nil),   // 5: husk.agent.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil),  // 6: husk.agent.v1.CreateContainerResponse
+	(*ExecProcessRequest)(nil),       // 7: husk.agent.v1.ExecProcessRequest
+	(*ExecProcessResponse)(nil),      // 8: husk.agent.v1.ExecProcessResponse
+	(*StartProcessRequest)(nil),      // 9: husk.agent.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),     // 10: husk.agent.v1.StartProcessResponse
+	(*WaitProcessRequest)(nil),       // 11: husk.agent.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),      // 12: husk.agent.v1.WaitProcessResponse
+	(*Exit)(nil),                     // 13: husk.agent.v1.Exit
+	(*SignalProcessRequest)(nil),     // 14: husk.agent.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil),    // 15: husk.agent.v1.SignalProcessResponse
+	(*ResizePtyRequest)(nil),         // 16: husk.agent.v1.ResizePtyRequest
+	(*ResizePtyResponse)(nil),        // 17: husk.agent.v1.ResizePtyResponse
+	(*CloseStdinRequest)(nil),        // 18: husk.agent.v1.CloseStdinRequest
+	(*CloseStdinResponse)(nil),       // 19: husk.agent.v1.CloseStdinResponse
+	(*DeleteProcessRequest)(nil),     // 20: husk.agent.v1.DeleteProcessRequest
+	(*DeleteProcessResponse)(nil),    // 21: husk.agent.v1.DeleteProcessResponse
+	(*PidsRequest)(nil),              // 22: husk.agent.v1.PidsRequest
+	(*PidsResponse)(nil),             // 23: husk.agent.v1.PidsResponse
+	(*PauseRequest)(nil),             // 24: husk.agent.v1.PauseRequest
+	(*PauseResponse)(nil),            // 25: husk.agent.v1.PauseResponse
+	(*ResumeRequest)(nil),            // 26: husk.agent.v1.ResumeRequest
+	(*ResumeResponse)(nil),           // 27: husk.agent.v1.ResumeResponse
+	(*UpdateContainerRequest)(nil),   // 28: husk.agent.v1.UpdateContainerRequest
+	(*UpdateContainerResponse)(nil),  // 29: husk.agent.v1.UpdateContainerResponse
+	(*StatsRequest)(nil),             // 30: husk.agent.v1.StatsRequest
+	(*StatsResponse)(nil),            // 31: husk.agent.v1.StatsResponse
+	(*NextEventRequest)(nil),         // 32: husk.agent.v1.NextEventRequest
+	(*NextEventResponse)(nil),        // 33: husk.agent.v1.NextEventResponse
+	(*ConfigureNetworkRequest)(nil),  // 34: husk.agent.v1.ConfigureNetworkRequest
+	(*ConfigureNetworkResponse)(nil), // 35: husk.agent.v1.ConfigureNetworkResponse
+	(*Interface)(nil),                // 36: husk.agent.v1.Interface
+	(*Route)(nil),                    // 37: husk.agent.v1.Route
+	(*Neighbour)(nil),                // 38: husk.agent.v1.Neighbour
+	(*SyncClockRequest)(nil),         // 39: husk.agent.v1.SyncClockRequest
+	(*SyncClockResponse)(nil),        // 40: husk.agent.v1.SyncClockResponse
+	(*ShutdownRequest)(nil),          // 41: husk.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),         // 42: husk.agent.v1.ShutdownResponse
+	(*PidsResponse_Process)(nil),     // 43: husk.agent.v1.PidsResponse.Process
+	(*StatsResponse_CPU)(nil),        // 44: husk.agent.v1.StatsResponse.CPU
+	(*StatsResponse_Memory)(nil),     // 45: husk.agent.v1.StatsResponse.Memory
+	(*StatsResponse_PIDs)(nil),       // 46: husk.agent.v1.StatsResponse.PIDs
+	(*StatsResponse_IO)(nil),         // 47: husk.agent.v1.StatsResponse.IO
+	nil,                              // 48: husk.agent.v1.StatsResponse.Memory.StatEntry
+	nil,                              // 49: husk.agent.v1.StatsResponse.Memory.EventsEntry
+	(*NextEventResponse_OOM)(nil),    // 50: husk.agent.v1.NextEventResponse.OOM
+	(*Interface_Prefix)(nil),         // 51: husk.agent.v1.Interface.Prefix
 }
 var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: husk.agent.v1.HandshakeResponse.marks:type_name -> husk.agent.v1.Mark
@@ -2593,53 +3099,59 @@ var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	3,  // 3: husk.agent.v1.ExecProcessRequest.stdio:type_name -> husk.agent.v1.Stdio
 	13, // 4: husk.agent.v1.WaitProcessResponse.exit:type_name -> husk.agent.v1.Exit
 	13, // 5: husk.agent.v1.DeleteProcessResponse.exit:type_name -> husk.agent.v1.Exit
-	38, // 6: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
-	39, // 7: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
-	40, // 8: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
-	41, // 9: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
-	42, // 10: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
-	45, // 11: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
-	43, // 12: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
-	44, // 13: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
-	0,  // 14: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
-	5,  // 15: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
-	7,  // 16: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
-	9,  // 17: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
-	11, // 18: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
-	14, // 19: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
-	16, // 20: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
-	18, // 21: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
-	20, // 22: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
-	22, // 23: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
-	24, // 24: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
-	26, // 25: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
-	28, // 26: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
-	30, // 27: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
-	32, // 28: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
-	34, // 29: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
-	36, // 30: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
-	1,  // 31: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
-	6,  // 32: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
-	8,  // 33: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
-	10, // 34: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
-	12, // 35: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
-	15, // 36: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
-	17, // 37: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
-	19, // 38: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
-	21, // 39: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
-	23, // 40: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
-	25, // 41: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
-	27, // 42: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
-	29, // 43: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
-	31, // 44: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
-	33, // 45: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
-	35, // 46: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
-	37, // 47: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
-	31, // [31:48] is the sub-list for method output_type
-	14, // [14:31] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	43, // 6: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
+	44, // 7: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
+	45, // 8: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
+	46, // 9: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
+	47, // 10: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
+	50, // 11: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
+	36, // 12: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
+	37, // 13: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
+	38, // 14: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
+	51, // 15: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
+	48, // 16: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
+	49, // 17: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
+	0,  // 18: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
+	5,  // 19: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
+	7,  // 20: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
+	9,  // 21: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
+	11, // 22: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
+	14, // 23: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
+	16, // 24: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
+	18, // 25: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
+	20, // 26: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
+	22, // 27: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
+	24, // 28: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
+	26, // 29: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
+	28, // 30: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
+	30, // 31: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
+	32, // 32: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
+	34, // 33: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
+	39, // 34: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
+	41, // 35: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
+	1,  // 36: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
+	6,  // 37: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
+	8,  // 38: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
+	10, // 39: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
+	12, // 40: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
+	15, // 41: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
+	17, // 42: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
+	19, // 43: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
+	21, // 44: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
+	23, // 45: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
+	25, // 46: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
+	27, // 47: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
+	29, // 48: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
+	31, // 49: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
+	33, // 50: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
+	35, // 51: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
+	40, // 52: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
+	42, // 53: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
+	36, // [36:54] is the sub-list for method output_type
+	18, // [18:36] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_husk_agent_v1_agent_proto_init() }
@@ -2657,7 +3169,7 @@ func file_husk_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_husk_agent_v1_agent_proto_rawDesc), len(file_husk_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

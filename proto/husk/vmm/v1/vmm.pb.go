@@ -79,7 +79,7 @@ func (x WaitResponse_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WaitResponse_Reason.Descriptor instead.
 func (WaitResponse_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{8, 0}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type BootRequest struct {
@@ -94,6 +94,7 @@ type BootRequest struct {
 	Disks         []*Disk                `protobuf:"bytes,9,rep,name=disks,proto3" json:"disks,omitempty"`
 	Console       *Console               `protobuf:"bytes,10,opt,name=console,proto3" json:"console,omitempty"`
 	Backend       *Backend               `protobuf:"bytes,11,opt,name=backend,proto3" json:"backend,omitempty"`
+	Nics          []*NIC                 `protobuf:"bytes,12,rep,name=nics,proto3" json:"nics,omitempty"` // in the order in which the guest is to find them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -194,6 +195,13 @@ func (x *BootRequest) GetConsole() *Console {
 func (x *BootRequest) GetBackend() *Backend {
 	if x != nil {
 		return x.Backend
+	}
+	return nil
+}
+
+func (x *BootRequest) GetNics() []*NIC {
+	if x != nil {
+		return x.Nics
 	}
 	return nil
 }
@@ -434,6 +442,68 @@ func (x *Disk) GetReadOnly() bool {
 	return false
 }
 
+// NIC is a network interface. The tap is of another network namespace and attached there: what happens to its frames
+// is not the VMM's affair.
+type NIC struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tap           uint32                 `protobuf:"varint,1,opt,name=tap,proto3" json:"tap,omitempty"` // token, of a tap made with IFF_VNET_HDR and without IFF_PERSIST
+	Mac           []byte                 `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`  // the guest's address, six bytes
+	Mtu           uint32                 `protobuf:"varint,3,opt,name=mtu,proto3" json:"mtu,omitempty"` // the most the guest may set; 0 is no bound
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NIC) Reset() {
+	*x = NIC{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NIC) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NIC) ProtoMessage() {}
+
+func (x *NIC) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NIC.ProtoReflect.Descriptor instead.
+func (*NIC) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *NIC) GetTap() uint32 {
+	if x != nil {
+		return x.Tap
+	}
+	return 0
+}
+
+func (x *NIC) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *NIC) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
 type Console struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Output        uint32                 `protobuf:"varint,1,opt,name=output,proto3" json:"output,omitempty"` // token of where the guest's console goes live; 0 keeps it in the ring only
@@ -443,7 +513,7 @@ type Console struct {
 
 func (x *Console) Reset() {
 	*x = Console{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[5]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +525,7 @@ func (x *Console) String() string {
 func (*Console) ProtoMessage() {}
 
 func (x *Console) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[5]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +538,7 @@ func (x *Console) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Console.ProtoReflect.Descriptor instead.
 func (*Console) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{5}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Console) GetOutput() uint32 {
@@ -488,7 +558,7 @@ type BootResponse struct {
 
 func (x *BootResponse) Reset() {
 	*x = BootResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[6]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +570,7 @@ func (x *BootResponse) String() string {
 func (*BootResponse) ProtoMessage() {}
 
 func (x *BootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[6]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +583,7 @@ func (x *BootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootResponse.ProtoReflect.Descriptor instead.
 func (*BootResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{6}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BootResponse) GetBackend() string {
@@ -538,7 +608,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[7]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +620,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[7]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +633,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{7}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{8}
 }
 
 type WaitResponse struct {
@@ -577,7 +647,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[8]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +659,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[8]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +672,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{8}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WaitResponse) GetReason() WaitResponse_Reason {
@@ -634,7 +704,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[9]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +716,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[9]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +729,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{9}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{10}
 }
 
 type PauseResponse struct {
@@ -670,7 +740,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[10]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +752,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[10]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +765,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{10}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{11}
 }
 
 type ResumeRequest struct {
@@ -706,7 +776,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[11]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +788,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[11]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +801,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{11}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{12}
 }
 
 type ResumeResponse struct {
@@ -742,7 +812,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[12]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +824,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[12]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +837,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{12}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{13}
 }
 
 type InfoRequest struct {
@@ -778,7 +848,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[13]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +860,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[13]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +873,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{13}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{14}
 }
 
 type InfoResponse struct {
@@ -817,7 +887,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[14]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +899,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[14]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +912,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{14}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *InfoResponse) GetMarks() []*Mark {
@@ -877,7 +947,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[15]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +959,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[15]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +972,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{15}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Mark) GetName() string {
@@ -928,7 +998,7 @@ type AddShareRequest struct {
 
 func (x *AddShareRequest) Reset() {
 	*x = AddShareRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[16]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1010,7 @@ func (x *AddShareRequest) String() string {
 func (*AddShareRequest) ProtoMessage() {}
 
 func (x *AddShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[16]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1023,7 @@ func (x *AddShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddShareRequest.ProtoReflect.Descriptor instead.
 func (*AddShareRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{16}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AddShareRequest) GetShare() *Share {
@@ -971,7 +1041,7 @@ type AddShareResponse struct {
 
 func (x *AddShareResponse) Reset() {
 	*x = AddShareResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[17]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1053,7 @@ func (x *AddShareResponse) String() string {
 func (*AddShareResponse) ProtoMessage() {}
 
 func (x *AddShareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[17]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1066,7 @@ func (x *AddShareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddShareResponse.ProtoReflect.Descriptor instead.
 func (*AddShareResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{17}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{18}
 }
 
 type RemoveShareRequest struct {
@@ -1008,7 +1078,7 @@ type RemoveShareRequest struct {
 
 func (x *RemoveShareRequest) Reset() {
 	*x = RemoveShareRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[18]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1090,7 @@ func (x *RemoveShareRequest) String() string {
 func (*RemoveShareRequest) ProtoMessage() {}
 
 func (x *RemoveShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[18]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1103,7 @@ func (x *RemoveShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveShareRequest.ProtoReflect.Descriptor instead.
 func (*RemoveShareRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{18}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveShareRequest) GetName() string {
@@ -1051,7 +1121,7 @@ type RemoveShareResponse struct {
 
 func (x *RemoveShareResponse) Reset() {
 	*x = RemoveShareResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[19]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1133,7 @@ func (x *RemoveShareResponse) String() string {
 func (*RemoveShareResponse) ProtoMessage() {}
 
 func (x *RemoveShareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[19]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,14 +1146,14 @@ func (x *RemoveShareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveShareResponse.ProtoReflect.Descriptor instead.
 func (*RemoveShareResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{19}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{20}
 }
 
 var File_husk_vmm_v1_vmm_proto protoreflect.FileDescriptor
 
 const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\n" +
-	"\x15husk/vmm/v1/vmm.proto\x12\vhusk.vmm.v1\"\xfb\x02\n" +
+	"\x15husk/vmm/v1/vmm.proto\x12\vhusk.vmm.v1\"\xa1\x03\n" +
 	"\vBootRequest\x12\x14\n" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\x12\x16\n" +
@@ -1095,7 +1165,8 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x05disks\x18\t \x03(\v2\x11.husk.vmm.v1.DiskR\x05disks\x12.\n" +
 	"\aconsole\x18\n" +
 	" \x01(\v2\x14.husk.vmm.v1.ConsoleR\aconsole\x12.\n" +
-	"\abackend\x18\v \x01(\v2\x14.husk.vmm.v1.BackendR\abackendJ\x04\b\x03\x10\x04\"1\n" +
+	"\abackend\x18\v \x01(\v2\x14.husk.vmm.v1.BackendR\abackend\x12$\n" +
+	"\x04nics\x18\f \x03(\v2\x10.husk.vmm.v1.NICR\x04nicsJ\x04\b\x03\x10\x04\"1\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04qemu\x18\x02 \x01(\tR\x04qemu\"B\n" +
@@ -1110,7 +1181,11 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x04Disk\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x0e\n" +
 	"\x02fd\x18\x02 \x01(\rR\x02fd\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly\"!\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\";\n" +
+	"\x03NIC\x12\x10\n" +
+	"\x03tap\x18\x01 \x01(\rR\x03tap\x12\x10\n" +
+	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x10\n" +
+	"\x03mtu\x18\x03 \x01(\rR\x03mtu\"!\n" +
 	"\aConsole\x12\x16\n" +
 	"\x06output\x18\x01 \x01(\rR\x06output\"@\n" +
 	"\fBootResponse\x12\x18\n" +
@@ -1172,7 +1247,7 @@ func file_husk_vmm_v1_vmm_proto_rawDescGZIP() []byte {
 }
 
 var file_husk_vmm_v1_vmm_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_husk_vmm_v1_vmm_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_husk_vmm_v1_vmm_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_husk_vmm_v1_vmm_proto_goTypes = []any{
 	(WaitResponse_Reason)(0),    // 0: husk.vmm.v1.WaitResponse.Reason
 	(*BootRequest)(nil),         // 1: husk.vmm.v1.BootRequest
@@ -1180,52 +1255,54 @@ var file_husk_vmm_v1_vmm_proto_goTypes = []any{
 	(*Vsock)(nil),               // 3: husk.vmm.v1.Vsock
 	(*Share)(nil),               // 4: husk.vmm.v1.Share
 	(*Disk)(nil),                // 5: husk.vmm.v1.Disk
-	(*Console)(nil),             // 6: husk.vmm.v1.Console
-	(*BootResponse)(nil),        // 7: husk.vmm.v1.BootResponse
-	(*WaitRequest)(nil),         // 8: husk.vmm.v1.WaitRequest
-	(*WaitResponse)(nil),        // 9: husk.vmm.v1.WaitResponse
-	(*PauseRequest)(nil),        // 10: husk.vmm.v1.PauseRequest
-	(*PauseResponse)(nil),       // 11: husk.vmm.v1.PauseResponse
-	(*ResumeRequest)(nil),       // 12: husk.vmm.v1.ResumeRequest
-	(*ResumeResponse)(nil),      // 13: husk.vmm.v1.ResumeResponse
-	(*InfoRequest)(nil),         // 14: husk.vmm.v1.InfoRequest
-	(*InfoResponse)(nil),        // 15: husk.vmm.v1.InfoResponse
-	(*Mark)(nil),                // 16: husk.vmm.v1.Mark
-	(*AddShareRequest)(nil),     // 17: husk.vmm.v1.AddShareRequest
-	(*AddShareResponse)(nil),    // 18: husk.vmm.v1.AddShareResponse
-	(*RemoveShareRequest)(nil),  // 19: husk.vmm.v1.RemoveShareRequest
-	(*RemoveShareResponse)(nil), // 20: husk.vmm.v1.RemoveShareResponse
-	nil,                         // 21: husk.vmm.v1.InfoResponse.ExitsEntry
+	(*NIC)(nil),                 // 6: husk.vmm.v1.NIC
+	(*Console)(nil),             // 7: husk.vmm.v1.Console
+	(*BootResponse)(nil),        // 8: husk.vmm.v1.BootResponse
+	(*WaitRequest)(nil),         // 9: husk.vmm.v1.WaitRequest
+	(*WaitResponse)(nil),        // 10: husk.vmm.v1.WaitResponse
+	(*PauseRequest)(nil),        // 11: husk.vmm.v1.PauseRequest
+	(*PauseResponse)(nil),       // 12: husk.vmm.v1.PauseResponse
+	(*ResumeRequest)(nil),       // 13: husk.vmm.v1.ResumeRequest
+	(*ResumeResponse)(nil),      // 14: husk.vmm.v1.ResumeResponse
+	(*InfoRequest)(nil),         // 15: husk.vmm.v1.InfoRequest
+	(*InfoResponse)(nil),        // 16: husk.vmm.v1.InfoResponse
+	(*Mark)(nil),                // 17: husk.vmm.v1.Mark
+	(*AddShareRequest)(nil),     // 18: husk.vmm.v1.AddShareRequest
+	(*AddShareResponse)(nil),    // 19: husk.vmm.v1.AddShareResponse
+	(*RemoveShareRequest)(nil),  // 20: husk.vmm.v1.RemoveShareRequest
+	(*RemoveShareResponse)(nil), // 21: husk.vmm.v1.RemoveShareResponse
+	nil,                         // 22: husk.vmm.v1.InfoResponse.ExitsEntry
 }
 var file_husk_vmm_v1_vmm_proto_depIdxs = []int32{
 	3,  // 0: husk.vmm.v1.BootRequest.vsock:type_name -> husk.vmm.v1.Vsock
 	4,  // 1: husk.vmm.v1.BootRequest.shares:type_name -> husk.vmm.v1.Share
 	5,  // 2: husk.vmm.v1.BootRequest.disks:type_name -> husk.vmm.v1.Disk
-	6,  // 3: husk.vmm.v1.BootRequest.console:type_name -> husk.vmm.v1.Console
+	7,  // 3: husk.vmm.v1.BootRequest.console:type_name -> husk.vmm.v1.Console
 	2,  // 4: husk.vmm.v1.BootRequest.backend:type_name -> husk.vmm.v1.Backend
-	0,  // 5: husk.vmm.v1.WaitResponse.reason:type_name -> husk.vmm.v1.WaitResponse.Reason
-	16, // 6: husk.vmm.v1.InfoResponse.marks:type_name -> husk.vmm.v1.Mark
-	21, // 7: husk.vmm.v1.InfoResponse.exits:type_name -> husk.vmm.v1.InfoResponse.ExitsEntry
-	4,  // 8: husk.vmm.v1.AddShareRequest.share:type_name -> husk.vmm.v1.Share
-	1,  // 9: husk.vmm.v1.VMM.Boot:input_type -> husk.vmm.v1.BootRequest
-	8,  // 10: husk.vmm.v1.VMM.Wait:input_type -> husk.vmm.v1.WaitRequest
-	10, // 11: husk.vmm.v1.VMM.Pause:input_type -> husk.vmm.v1.PauseRequest
-	12, // 12: husk.vmm.v1.VMM.Resume:input_type -> husk.vmm.v1.ResumeRequest
-	14, // 13: husk.vmm.v1.VMM.Info:input_type -> husk.vmm.v1.InfoRequest
-	17, // 14: husk.vmm.v1.VMM.AddShare:input_type -> husk.vmm.v1.AddShareRequest
-	19, // 15: husk.vmm.v1.VMM.RemoveShare:input_type -> husk.vmm.v1.RemoveShareRequest
-	7,  // 16: husk.vmm.v1.VMM.Boot:output_type -> husk.vmm.v1.BootResponse
-	9,  // 17: husk.vmm.v1.VMM.Wait:output_type -> husk.vmm.v1.WaitResponse
-	11, // 18: husk.vmm.v1.VMM.Pause:output_type -> husk.vmm.v1.PauseResponse
-	13, // 19: husk.vmm.v1.VMM.Resume:output_type -> husk.vmm.v1.ResumeResponse
-	15, // 20: husk.vmm.v1.VMM.Info:output_type -> husk.vmm.v1.InfoResponse
-	18, // 21: husk.vmm.v1.VMM.AddShare:output_type -> husk.vmm.v1.AddShareResponse
-	20, // 22: husk.vmm.v1.VMM.RemoveShare:output_type -> husk.vmm.v1.RemoveShareResponse
-	16, // [16:23] is the sub-list for method output_type
-	9,  // [9:16] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	6,  // 5: husk.vmm.v1.BootRequest.nics:type_name -> husk.vmm.v1.NIC
+	0,  // 6: husk.vmm.v1.WaitResponse.reason:type_name -> husk.vmm.v1.WaitResponse.Reason
+	17, // 7: husk.vmm.v1.InfoResponse.marks:type_name -> husk.vmm.v1.Mark
+	22, // 8: husk.vmm.v1.InfoResponse.exits:type_name -> husk.vmm.v1.InfoResponse.ExitsEntry
+	4,  // 9: husk.vmm.v1.AddShareRequest.share:type_name -> husk.vmm.v1.Share
+	1,  // 10: husk.vmm.v1.VMM.Boot:input_type -> husk.vmm.v1.BootRequest
+	9,  // 11: husk.vmm.v1.VMM.Wait:input_type -> husk.vmm.v1.WaitRequest
+	11, // 12: husk.vmm.v1.VMM.Pause:input_type -> husk.vmm.v1.PauseRequest
+	13, // 13: husk.vmm.v1.VMM.Resume:input_type -> husk.vmm.v1.ResumeRequest
+	15, // 14: husk.vmm.v1.VMM.Info:input_type -> husk.vmm.v1.InfoRequest
+	18, // 15: husk.vmm.v1.VMM.AddShare:input_type -> husk.vmm.v1.AddShareRequest
+	20, // 16: husk.vmm.v1.VMM.RemoveShare:input_type -> husk.vmm.v1.RemoveShareRequest
+	8,  // 17: husk.vmm.v1.VMM.Boot:output_type -> husk.vmm.v1.BootResponse
+	10, // 18: husk.vmm.v1.VMM.Wait:output_type -> husk.vmm.v1.WaitResponse
+	12, // 19: husk.vmm.v1.VMM.Pause:output_type -> husk.vmm.v1.PauseResponse
+	14, // 20: husk.vmm.v1.VMM.Resume:output_type -> husk.vmm.v1.ResumeResponse
+	16, // 21: husk.vmm.v1.VMM.Info:output_type -> husk.vmm.v1.InfoResponse
+	19, // 22: husk.vmm.v1.VMM.AddShare:output_type -> husk.vmm.v1.AddShareResponse
+	21, // 23: husk.vmm.v1.VMM.RemoveShare:output_type -> husk.vmm.v1.RemoveShareResponse
+	17, // [17:24] is the sub-list for method output_type
+	10, // [10:17] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_husk_vmm_v1_vmm_proto_init() }
@@ -1239,7 +1316,7 @@ func file_husk_vmm_v1_vmm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_husk_vmm_v1_vmm_proto_rawDesc), len(file_husk_vmm_v1_vmm_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
