@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/huskvm/husk/vmm/qemu"
 )
 
 func TestContainerSeesOnlyItself(t *testing.T) {
@@ -68,6 +72,19 @@ func TestBindMounts(t *testing.T) {
 	})
 }
 
+// processors is what nproc says in a guest that is to have n.
+func processors(t *testing.T, n int) string {
+	t.Helper()
+	if *backend == "qemu" {
+		q, err := qemu.Find(runtime.GOARCH, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n = (&qemu.Config{Binary: q, VCPUs: n}).Processors()
+	}
+	return fmt.Sprintln(n)
+}
+
 func TestProcessAttributes(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -81,7 +98,7 @@ func TestProcessAttributes(t *testing.T) {
 		{"read-only root", []string{"--read-only"}, []string{"sh", "-c", "touch /x 2>&1"}, "Read-only file system"},
 		{"no new privileges by default", nil, []string{"grep", "NoNewPrivs", "/proc/self/status"}, "1"},
 		{"writable root", nil, []string{"sh", "-c", "echo w > /etc/new && cat /etc/new"}, "w\n"},
-		{"annotation sizes the VM", []string{"--annotation", "io.husk.vcpus=2"}, []string{"nproc"}, "2\n"},
+		{"annotation sizes the VM", []string{"--annotation", "io.husk.vcpus=2"}, []string{"nproc"}, processors(t, 2)},
 		{"masked path", nil, []string{"sh", "-c", "wc -c < /proc/timer_list"}, "0\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -113,6 +113,10 @@ func (e *emulated) load(cfg *Config) error {
 		Kernel: cfg.Kernel, Initramfs: cfg.Initramfs, Cmdline: cfg.Cmdline,
 		Devices: e.devices, NICs: e.nics, Console: theirs, Log: e.log,
 	}
+	if n := q.Processors(); n < q.VCPUs {
+		e.log.Warn("the guest gets fewer vCPUs: emulating several takes QEMU 8.1 or newer",
+			"vcpus", n, "wanted", q.VCPUs, "qemu", q.Binary.Version.String())
+	}
 	for _, w := range slices.Backward(qemu.KernelWords(arch, cfg.QEMU.Accelerated)) {
 		q.Cmdline = w.Word + " " + q.Cmdline
 	}

@@ -29,7 +29,7 @@ func TestMachinesOfOtherArchitecturesExist(t *testing.T) {
 			defer ours.Close()
 			c.Console = theirs
 			p := start(t, c)
-			if i, err := p.Info(t.Context()); err != nil || i.Status != "prelaunch" || len(i.Threads) != 2 {
+			if i, err := p.Info(t.Context()); err != nil || i.Status != "prelaunch" || len(i.Threads) != c.Processors() {
 				t.Errorf("got %+v, %v", i, err)
 			}
 		})

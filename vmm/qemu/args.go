@@ -48,10 +48,10 @@ func arguments(c *Config, b board, qmp *os.File) ([]string, []*os.File) {
 	if c.KVM {
 		l.add("-accel", "kvm", "-cpu", "host")
 	} else {
-		l.add("-accel", fmt.Sprintf("tcg,thread=%s,tb-size=%d", threads(c), translationCache), "-cpu", b.cpu)
+		l.add("-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", translationCache), "-cpu", b.cpu)
 	}
 	mib := c.MemoryBytes >> 20
-	l.add("-smp", fmt.Sprint(c.VCPUs), "-m", fmt.Sprintf("%dM", mib),
+	l.add("-smp", fmt.Sprint(c.Processors()), "-m", fmt.Sprintf("%dM", mib),
 		"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", mib)) // share: for the back ends
 	l.add("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S")
 	l.add("-sandbox", sandbox)
@@ -67,16 +67,6 @@ func arguments(c *Config, b board, qmp *os.File) ([]string, []*os.File) {
 	}
 	l.add("-append", c.Cmdline)
 	return l.args, l.files
-}
-
-// threads says whether emulated vCPUs have a host's thread each. Before 8.1 QEMU may miss a vCPU's write to code that
-// another one is translating, and go on with what was there: Linux, which patches itself at boot, meets its own
-// breakpoint and panics, one time in ten on a busy host.
-func threads(c *Config) string {
-	if c.VCPUs > 1 && c.Binary.Version.Before(codeLocked) {
-		return "single"
-	}
-	return "multi"
 }
 
 func (l *line) devices(c *Config, b board) {

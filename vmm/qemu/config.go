@@ -117,3 +117,14 @@ func (c *Config) close() {
 		}
 	}
 }
+
+// Processors is how many vCPUs the guest gets: one, where QEMU cannot emulate more and be relied on. Before 8.1 it may,
+// with a thread for each, miss a vCPU's write to code that another one is translating: Linux, which patches itself at
+// boot, meets its own breakpoint and panics, one time in ten on a busy host. With one thread for all of them, a guest
+// whose processors are all idle may stay so for ever: one start in some forty.
+func (c *Config) Processors() int {
+	if !c.KVM && c.Binary.Version.Before(codeLocked) {
+		return min(c.VCPUs, 1)
+	}
+	return c.VCPUs
+}

@@ -173,13 +173,14 @@ func ends(t testing.TB, p *Process, said *transcript) End {
 }
 
 func TestAGuestComesUpAndRestarts(t *testing.T) {
-	p, said, _ := boot(t, "report")
+	processors := 0
+	p, said, _ := boot(t, "report", func(c *Config) { processors = c.Processors() })
 	if end := ends(t, p, said); end.Reason != Reset {
 		t.Errorf("ended with %v", end)
 	}
 	for _, want := range []string{
 		"virtio_mmio.device=512@0x", // QEMU's own addition
-		"guest: cpus=2\n",
+		fmt.Sprintf("guest: cpus=%d\n", processors),
 		"guest: virtio 0x0003\n", "guest: virtio 0x0004\n", "guest: virtio 0x0005\n", // console, entropy, balloon
 		fmt.Sprintf("guest: year=%d\n", time.Now().Year()),
 		"guest: done\n",
@@ -218,7 +219,7 @@ func TestAGuestDoesNotRunBeforeItIsLet(t *testing.T) {
 	t.Cleanup(func() { _ = p.Close() })
 	i, err := p.Info(t.Context())
 	must(t, err)
-	if i.Status != "prelaunch" || len(i.Threads) != 2 || i.MemoryBytes != 256<<20 {
+	if i.Status != "prelaunch" || len(i.Threads) != c.Processors() || i.MemoryBytes != 256<<20 {
 		t.Errorf("got %+v", i)
 	}
 	must(t, p.Close())

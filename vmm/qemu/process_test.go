@@ -71,7 +71,7 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 		{"machine type", func(b *board) { b.machine = "nonesuch" }, nil, []string{"this QEMU is cut down", "unsupported machine type"}},
 		{"firmware", func(b *board) { b.tcg += ",firmware=nonesuch" }, nil, []string{"firmware is missing", "qemu-system-data"}},
 		{"memory", nil, func(c *Config) { c.MemoryBytes = 1 << 50 }, []string{"give it less", "exit status 1"}},
-		{"vCPUs", nil, func(c *Config) { c.VCPUs = 999 }, []string{"give it fewer", "Invalid SMP CPUs 999"}},
+		{"vCPUs", nil, func(c *Config) { c.VCPUs, c.Binary.Version = 999, codeLocked }, []string{"give it fewer", "Invalid SMP CPUs 999"}},
 		{"back end gone", nil, func(c *Config) {
 			ours, theirs, err := Pair("vsock")
 			must(t, err)
@@ -209,7 +209,7 @@ func TestNothingIsLeft(t *testing.T) {
 		func() { must(t, start(t, lone(t)).Close()) },
 		func() { // fails on the way
 			c := lone(t)
-			c.VCPUs = 999
+			c.VCPUs, c.Binary.Version = 999, codeLocked
 			_, err := Start(t.Context(), c)
 			if err == nil {
 				t.Error("it starts")
