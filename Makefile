@@ -110,7 +110,7 @@ fuzz: ## Fuzz each target for FUZZTIME (default 30s)
 	done
 
 .PHONY: e2e
-e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/runtimetest $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, JOBS="…"
+e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/runtimetest $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) $(if $(filter qemu-2,$(JOBS)),$(TESTBIN)/debian.tar $(TESTBIN)/posix) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, JOBS="…"
 	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' $(JOBS)
 
 .PHONY: foreign
@@ -175,8 +175,13 @@ $(TESTBIN)/e2e.test: FORCE
 	@go test -c -o $@ ./test/e2e
 $(TESTBIN)/unit/%.test: FORCE
 	@go test -c -o $@ ./vmm/$*
+$(TESTBIN)/posix: FORCE
+	@$(GO_BUILD) -o $@ ./test/$(@F)
 $(TESTBIN)/image.tar: FORCE
 	@go run ./test/image -o $@
+# With its repository, $(TESTBIN)/debian.tar.packages.
+$(TESTBIN)/debian.tar: scripts/debian.sh test/image/main.go
+	@scripts/debian.sh $@ && touch $@
 $(TESTBIN)/containerd: go.mod
 	@mkdir -p $@
 	@v=$$(go list -m -f '{{.Version}}' $(CONTAINERD)); echo "building containerd $$v" >&2; \

@@ -5,7 +5,7 @@
 #   scripts/e2e.sh RUN CGROUP JOB…
 #
 #   kvm-2, kvm-1     all end-to-end tests on KVM, in the KVM test host with CGROUP's layout
-#   qemu-2, qemu-1   the same on QEMU, right here
+#   qemu-2, qemu-1   the same on QEMU, right here; qemu-2 also those of the Debian image and of test/posix
 #   unit-kvm         the unit tests that need KVM, in the test host
 #   unit-qemu        the unit tests that boot the guest's kernel in QEMU
 #   foreign          containers in machines of other architectures, on QEMU: half a minute once the kernels are built
@@ -22,15 +22,17 @@ host() { "$bin/test/host" -cpus 1 -timeout 40m -cgroup "$cgroup" -- "$@"; }
 here() { scripts/pen.sh "$@"; }
 
 # tests prints the command of the end-to-end tests: BACKEND CONTAINERD. The long row of containers is run once, and so are
-# the fields of the OCI specification on each backend.
+# the fields of the OCI specification on each backend. The long tests of files are where they are fast.
 tests() {
+	more=''
 	case $2 in
 	1) dir='' row=10 oci=false ;;
 	2) dir=$bin/test/containerd row=50 oci=true ;;
 	esac
 	[ "$1" = kvm ] || row=10
+	[ "$1$2" != qemu2 ] || more="-debian=$bin/test/debian.tar -posix=$bin/test/posix"
 	echo "$bin/test/e2e.test" -test.v -test.timeout 38m "-test.run=$run" -in-a-row "$row" "-oci=$oci" -backend "$1" \
-		-bin "$bin" -runtimetest "$bin/test/runtimetest" -image "$bin/test/image.tar" "-containerd=$dir"
+		-bin "$bin" -runtimetest "$bin/test/runtimetest" -image "$bin/test/image.tar" "-containerd=$dir" $more
 }
 
 job() {

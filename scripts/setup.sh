@@ -38,8 +38,8 @@ packages() {
 		busybox-static e2fsprogs qemu-system-x86 containerd runc iproute2"
 	if [ "$1" = all ]; then
 		# The KVM test host's kernel and its other init; other architectures: their compilers, for kernels, and
-		# QEMU's two kinds, for unit tests and for machines.
-		p="$p systemd dbus protobuf-compiler
+		# QEMU's two kinds, for unit tests and for machines. Who makes the Debian image.
+		p="$p mmdebstrap debian-archive-keyring systemd dbus protobuf-compiler
 			gcc-aarch64-linux-gnu gcc-s390x-linux-gnu qemu-user-static qemu-system-arm $(host_packages)"
 		# A network as orchestrators make it, and what those need of the host.
 		p="$p containernetworking-plugins iptables nftables"

@@ -1,6 +1,8 @@
-// Command image writes the OCI image that the tests and the demo run: busybox, and a few files to trip over.
+// Command image writes OCI images: the one that the tests and the demo run, which is busybox and a few files to trip
+// over, and others of a tar of their root.
 //
 //	image -o image.tar [-busybox /bin/busybox]
+//	image -o image.tar -layer root.tar -name NAME
 package main
 
 import (
@@ -9,8 +11,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -18,42 +22,63 @@ import (
 	"time"
 )
 
-// Name is what the image is called once imported.
-const name = "husk.test/busybox:latest"
-
 func main() {
 	out := flag.String("o", "image.tar", "where to write the image")
+	name := flag.String("name", "husk.test/busybox:latest", "what the image is called once imported")
+	layer := flag.String("layer", "", "a tar of the image's root; empty makes one of busybox")
 	busybox := flag.String("busybox", "/bin/busybox", "a static busybox")
 	flag.Parse()
-	if err := write(*out, *busybox); err != nil {
+	if err := write(*out, *name, *layer, *busybox); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
 }
 
-func write(out, busybox string) error {
+func write(out, name, layer, busybox string) error {
+	root, size, err := open(layer, busybox)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(out)
+	if err != nil {
+		return err
+	}
+	return errors.Join(layout(f, name, root, size), f.Close())
+}
+
+// open returns the image's layer, and its size.
+func open(layer, busybox string) (io.ReadSeeker, int64, error) {
+	if layer == "" {
+		b, err := busyboxRoot(busybox)
+		return bytes.NewReader(b), int64(len(b)), err
+	}
+	f, err := os.Open(layer) // until the end of the program
+	if err != nil {
+		return nil, 0, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	return f, st.Size(), nil
+}
+
+func busyboxRoot(busybox string) ([]byte, error) {
 	binary, err := os.ReadFile(busybox)
 	if err != nil {
-		return fmt.Errorf("read busybox (install the package busybox-static): %w", err)
+		return nil, fmt.Errorf("read busybox (install the package busybox-static): %w", err)
 	}
 	applets, err := exec.Command(busybox, "--list").Output()
 	if err != nil {
-		return fmt.Errorf("list the applets of %s: %w", busybox, err)
+		return nil, fmt.Errorf("list the applets of %s: %w", busybox, err)
 	}
-	layer, err := rootfs(binary, strings.Fields(string(applets)))
-	if err != nil {
-		return err
-	}
-	image, err := layout(layer)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(out, image, 0o644)
+	return rootfs(binary, strings.Fields(string(applets)))
 }
 
-// rootfs is the image's one layer.
+// rootfs is the one layer of the image of busybox.
 func rootfs(busybox []byte, applets []string) ([]byte, error) {
-	a := newArchive()
+	var layer bytes.Buffer
+	a := newArchive(&layer)
 	for _, d := range []string{"bin", "etc", "root", "tmp", "proc", "sys", "dev", "home", "home/user", "srv"} {
 		a.dir(d)
 	}
@@ -68,32 +93,44 @@ func rootfs(busybox []byte, applets []string) ([]byte, error) {
 	a.file("srv/not-executable", 0o644, []byte("#!/bin/sh\n"))
 	a.file("srv/bad-format", 0o755, []byte("this is no program\x00\n"))
 	a.file("srv/script", 0o755, []byte("#!/bin/sh\nexit 9\n"))
-	return a.bytes()
+	return layer.Bytes(), a.close()
 }
 
 type descriptor struct {
 	MediaType   string            `json:"mediaType"`
 	Digest      string            `json:"digest"`
-	Size        int               `json:"size"`
+	Size        int64             `json:"size"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// layout is an OCI image layout with a single image of a single layer (OCI image-spec image-layout.md).
-func layout(layer []byte) ([]byte, error) {
-	a := newArchive()
+// layout writes an OCI image layout with a single image of a single layer (OCI image-spec image-layout.md).
+func layout(out io.Writer, name string, layer io.ReadSeeker, size int64) error {
+	a := newArchive(out)
 	a.dir("blobs")
 	a.dir("blobs/sha256")
-	put := func(mediaType string, b []byte) descriptor {
-		sum := sha256.Sum256(b)
-		digest := hex.EncodeToString(sum[:])
-		a.file("blobs/sha256/"+digest, 0o644, b)
-		return descriptor{MediaType: mediaType, Digest: "sha256:" + digest, Size: len(b)}
+	put := func(mediaType string, b io.ReadSeeker, size int64) (descriptor, error) {
+		sum := sha256.New()
+		if _, err := io.Copy(sum, b); err != nil {
+			return descriptor{}, err
+		}
+		if _, err := b.Seek(0, io.SeekStart); err != nil {
+			return descriptor{}, err
+		}
+		digest := hex.EncodeToString(sum.Sum(nil))
+		a.add(&tar.Header{Typeflag: tar.TypeReg, Name: "blobs/sha256/" + digest, Mode: 0o644, Size: size}, b)
+		return descriptor{MediaType: mediaType, Digest: "sha256:" + digest, Size: size}, nil
 	}
 	putJSON := func(mediaType string, v any) (descriptor, error) {
 		b, err := json.Marshal(v)
-		return put(mediaType, b), err
+		if err != nil {
+			return descriptor{}, err
+		}
+		return put(mediaType, bytes.NewReader(b), int64(len(b)))
 	}
-	l := put("application/vnd.oci.image.layer.v1.tar", layer)
+	l, err := put("application/vnd.oci.image.layer.v1.tar", layer, size)
+	if err != nil {
+		return err
+	}
 	config, err := putJSON("application/vnd.oci.image.config.v1+json", map[string]any{
 		"architecture": runtime.GOARCH,
 		"os":           "linux",
@@ -104,7 +141,7 @@ func layout(layer []byte) ([]byte, error) {
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{l.Digest}},
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	manifest, err := putJSON("application/vnd.oci.image.manifest.v1+json", map[string]any{
 		"schemaVersion": 2,
@@ -113,30 +150,25 @@ func layout(layer []byte) ([]byte, error) {
 		"layers":        []descriptor{l},
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	manifest.Annotations = map[string]string{"io.containerd.image.name": name, "org.opencontainers.image.ref.name": "latest"}
 	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "manifests": []descriptor{manifest}})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.file("index.json", 0o644, index)
 	a.file("oci-layout", 0o644, []byte(`{"imageLayoutVersion":"1.0.0"}`))
-	return a.bytes()
+	return a.close()
 }
 
 // archive is a tar that keeps the first error until the end.
 type archive struct {
-	buf bytes.Buffer
 	tar *tar.Writer
 	err error
 }
 
-func newArchive() *archive {
-	a := &archive{}
-	a.tar = tar.NewWriter(&a.buf)
-	return a
-}
+func newArchive(w io.Writer) *archive { return &archive{tar: tar.NewWriter(w)} }
 
 func (a *archive) dir(name string) {
 	a.add(&tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755}, nil)
@@ -147,22 +179,22 @@ func (a *archive) link(name, target string) {
 }
 
 func (a *archive) file(name string, mode int64, b []byte) {
-	a.add(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(b))}, b)
+	a.add(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(b))}, bytes.NewReader(b))
 }
 
-func (a *archive) add(h *tar.Header, b []byte) {
+func (a *archive) add(h *tar.Header, b io.Reader) {
 	if a.err != nil {
 		return
 	}
 	h.ModTime = time.Unix(0, 0)
-	if a.err = a.tar.WriteHeader(h); a.err == nil {
-		_, a.err = a.tar.Write(b)
+	if a.err = a.tar.WriteHeader(h); a.err == nil && b != nil {
+		_, a.err = io.Copy(a.tar, b)
 	}
 }
 
-func (a *archive) bytes() ([]byte, error) {
+func (a *archive) close() error {
 	if a.err == nil {
 		a.err = a.tar.Close()
 	}
-	return a.buf.Bytes(), a.err
+	return a.err
 }

@@ -209,12 +209,17 @@ func (c *Container) prepareExec(ctx context.Context, init *process.Process, spec
 		Files:  []*os.File{pidfd},
 	}
 	o.Config.JoinFD, o.Config.JoinFlags = stage.FirstFD, rest
+	// A container that makes groups of its own lives in one of them, and so does what joins it: a process in their
+	// parent would keep it from dividing that (cgroup-v2, no internal processes).
 	var err error
-	if o.Cgroup, err = c.group.Open(); err != nil {
+	if o.Cgroup, err = c.group.OpenOf(init.PID); err != nil {
+		o.Cgroup, err = c.group.Open()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	defer o.Cgroup.Close()
-	// A container that made groups of its own lives in one of them; so does what joins it.
+	// It may have moved since.
 	o.OtherCgroup = func() (*os.File, error) { return c.group.OpenOf(init.PID) }
 	p, err := c.runner.Prepare(ctx, o)
 	if err != nil && init.Exiting(err) {

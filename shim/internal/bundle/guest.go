@@ -58,6 +58,7 @@ func ForGuest(id string, spec *specs.Spec) (*Guest, error) {
 	g.stripProcess(guest.Process)
 	g.stripLinux(guest.Linux)
 	shareNamespaces(guest.Linux, Identify(id, spec.Annotations))
+	ownCgroups(guest)
 	for i := range guest.Mounts {
 		m := &guest.Mounts[i]
 		if !IsBind(*m) {

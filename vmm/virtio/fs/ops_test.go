@@ -338,6 +338,9 @@ func TestExtendedAttributes(t *testing.T) {
 	c.fails(unix.EPERM, fuse.Setxattr, f, set("user.husk.trusted.overlay.opaque", "forged", 0))
 	c.fails(unix.ENODATA, fuse.Getxattr, f, getx("user.husk.trusted.overlay.opaque", 100))
 	c.fails(unix.ENODATA, fuse.Getxattr, f, getx("user.none", 100))
+	c.fails(unix.EOPNOTSUPP, fuse.Setxattr, f, set("system.none", "v", 0))
+	c.fails(unix.EOPNOTSUPP, fuse.Getxattr, f, getx("system.none", 100))
+	c.fails(unix.EOPNOTSUPP, fuse.Removexattr, f, newBody().str("none"))
 	c.fails(unix.E2BIG, fuse.Setxattr, f, set("user.b", strings.Repeat("x", 64<<10+1), 0))
 	c.fails(unix.EINVAL, fuse.Setxattr, f, newBody().u32(100, 0, 0, 0).str("user.b").data([]byte("short")))
 	var buf [16]byte

@@ -27,17 +27,27 @@ func isMapped(name string) bool {
 	return strings.HasPrefix(name, "trusted.") || (strings.HasPrefix(name, "security.") && name != capability)
 }
 
-// hostXattr is the host's name of a client's attribute; false if the client can't have it.
-func hostXattr(name string) (string, bool) {
+// hostXattr is the host's name of a client's attribute. EPERM is for what the client can't have, EOPNOTSUPP for what
+// nobody has.
+func hostXattr(name string) (string, unix.Errno) {
 	switch {
 	case isMapped(name):
-		return mapped + name, true
+		return mapped + name, 0
 	case strings.HasPrefix(name, mapped):
-		return "", false // that would be a way around the client's kernel
+		return "", unix.EPERM // that would be a way around the client's kernel
 	case strings.HasPrefix(name, "user.") || name == capability || name == aclAccess || name == aclDefault:
-		return name, true
+		return name, 0
 	}
-	return "", false
+	return "", unix.EOPNOTSUPP
+}
+
+// lookXattr is hostXattr of an attribute that is to be there: what the client can't have is not.
+func lookXattr(name string) (string, unix.Errno) {
+	host, e := hostXattr(name)
+	if e == unix.EPERM {
+		e = unix.ENODATA
+	}
+	return host, e
 }
 
 // clientXattrs turns the host's list of names into the client's.
@@ -48,7 +58,7 @@ func clientXattrs(dst, list []byte) []byte {
 			if !isMapped(string(name)) {
 				continue
 			}
-		} else if _, ok := hostXattr(string(name)); !ok || isMapped(string(name)) {
+		} else if _, e := hostXattr(string(name)); e != 0 || isMapped(string(name)) {
 			continue
 		}
 		dst = append(append(dst, name...), 0)
@@ -80,13 +90,16 @@ func (c *call) getxattr() unix.Errno {
 	if c.args.Short {
 		return unix.EINVAL
 	}
-	host, ok := hostXattr(name)
-	if !ok || c.node.share == nil {
+	if c.node.share == nil {
 		return unix.ENODATA
+	}
+	host, e := lookXattr(name)
+	if e != 0 {
+		return e
 	}
 	c.dents = grow(c.dents, int(min(size, maxXattrValue)))
 	buf, n := c.dents, 0
-	e := c.withXattrs(
+	e = c.withXattrs(
 		func(fd int) (err error) { n, err = unix.Fgetxattr(fd, host, buf); return err },
 		func(path string) (err error) { n, err = unix.Getxattr(path, host, buf); return err })
 	if e != 0 {
@@ -137,16 +150,16 @@ func (c *call) setxattr() unix.Errno {
 	}
 	name := c.args.String()
 	value := c.args.Bytes(int(min(size, maxXattrValue+1)))
-	host, ok := hostXattr(name)
+	host, e := hostXattr(name)
 	switch {
 	case c.args.Short || flags&^xattrFlagsKnown != 0:
 		return unix.EINVAL
 	case size > maxXattrValue:
 		return unix.E2BIG
-	case !ok:
-		return unix.EPERM
+	case e != 0:
+		return e
 	}
-	e := c.withXattrs(
+	e = c.withXattrs(
 		func(fd int) error { return unix.Fsetxattr(fd, host, value, int(flags)) },
 		func(path string) error { return unix.Setxattr(path, host, value, int(flags)) })
 	if e == 0 && name == aclAccess && extra&fuse.XattrACLKillSgid != 0 {
@@ -160,9 +173,9 @@ func (c *call) removexattr() unix.Errno {
 	if c.args.Short {
 		return unix.EINVAL
 	}
-	host, ok := hostXattr(name)
-	if !ok {
-		return unix.ENODATA
+	host, e := lookXattr(name)
+	if e != 0 {
+		return e
 	}
 	return c.withXattrs(
 		func(fd int) error { return unix.Fremovexattr(fd, host) },

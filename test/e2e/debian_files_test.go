@@ -1,0 +1,247 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// motley is a tar of several thousand files of all kinds, modes, owners and times, with hard links between them.
+func motley(t *testing.T) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	modes := []int64{0o644, 0o600, 0o400, 0o755, 0o4755, 0o2755, 0o6711, 0o000, 0o1644}
+	add := func(h tar.Header, content string) {
+		h.Format, h.Size = tar.FormatPAX, int64(len(content))
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for d := range 30 {
+		dir := fmt.Sprintf("d%d/", d)
+		at := func(i int) time.Time { return time.Unix(int64(d*1_000_000+i), int64(i*1_234_567)) }
+		add(tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: []int64{0o755, 0o1777, 0o2750, 0o500}[d%4], Uid: d, Gid: 2 * d, ModTime: at(0)}, "")
+		for i := range 50 {
+			name := fmt.Sprint(dir, "f", i)
+			add(tar.Header{
+				Typeflag: tar.TypeReg, Name: name, Mode: modes[(d+i)%len(modes)], Uid: 1000 + i, Gid: 70000 + d, ModTime: at(i),
+				PAXRecords: map[string]string{"SCHILY.xattr.user.number": fmt.Sprint(i)},
+			}, strings.Repeat(name, i*i))
+			add(tar.Header{Typeflag: tar.TypeSymlink, Name: fmt.Sprint(dir, "s", i), Linkname: fmt.Sprint("f", i), Mode: 0o777, Uid: i, ModTime: at(i + 1)}, "")
+			if i%5 == 0 {
+				add(tar.Header{Typeflag: tar.TypeLink, Name: fmt.Sprint(dir, "h", i), Linkname: name, Mode: modes[(d+i)%len(modes)], Uid: 1000 + i, Gid: 70000 + d, ModTime: at(i)}, "")
+			}
+		}
+		add(tar.Header{Typeflag: tar.TypeFifo, Name: dir + "fifo", Mode: 0o620, ModTime: at(7)}, "")
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// inventory is one line a file below dir, with all that there is to tell of it. Links are told by the first name of
+// theirs.
+func inventory(t *testing.T, dir string) []string {
+	t.Helper()
+	var list []string
+	first := map[uint64]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, _ := filepath.Rel(dir, path)
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		more := ""
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFREG:
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			value := make([]byte, 64)
+			n, _ := unix.Getxattr(path, "user.number", value)
+			more = fmt.Sprintf("%x %q", sha256.Sum256(b), value[:max(n, 0)])
+			if first[st.Ino] == "" {
+				first[st.Ino] = name
+			}
+			more += " " + first[st.Ino]
+		case unix.S_IFLNK:
+			more, err = os.Readlink(path)
+		case unix.S_IFDIR:
+			if st.Size = 0; name == "." {
+				return nil
+			}
+		}
+		list = append(list, fmt.Sprintf("%s %o %d:%d %d %d.%09d %d %s",
+			name, st.Mode, st.Uid, st.Gid, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Nlink, more))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// same fails the test with the first lines that differ.
+func same(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Errorf("%s: %d lines, want %d", what, len(got), len(want))
+	}
+	shown := 0
+	for i := range min(len(got), len(want)) {
+		if got[i] != want[i] && shown < 10 {
+			t.Errorf("%s:\n%s, want\n%s", what, got[i], want[i])
+			shown++
+		}
+	}
+}
+
+func TestTarUnpacksAsOnTheHost(t *testing.T) {
+	dir := t.TempDir()
+	archive := filepath.Join(dir, "motley.tar")
+	if err := os.WriteFile(archive, motley(t), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"host", "guest"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const unpack = "tar --numeric-owner --xattrs --xattrs-include='*' -xpf %s -C %s"
+	if out, err := exec.Command("sh", "-c", fmt.Sprintf(unpack, archive, filepath.Join(dir, "host"))).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	b := debian(t, bindFlag(dir, "/srv/dir", "rw"))
+	b.run(t, fmt.Sprintf(unpack, "/srv/dir/motley.tar", "/srv/dir/guest"))
+	same(t, "unpacked in the guest", inventory(t, filepath.Join(dir, "guest")), inventory(t, filepath.Join(dir, "host")))
+	// As tar sees it from inside: it compares modes, owners, times, contents.
+	b.expect(t, "tar --numeric-owner --xattrs -df /srv/dir/motley.tar -C /srv/dir/guest", "")
+	b.expect(t, "rm -r /srv/dir/guest/*; ls -A /srv/dir/guest", "")
+}
+
+// What docker in a container does: an overlay whose upper and work directories are on virtio-fs.
+func TestOverlayOnTopOfVirtiofs(t *testing.T) {
+	dir := t.TempDir()
+	b := debian(t, "--privileged", bindFlag(dir, "/srv/o", "rw"))
+	b.run(t, `
+		cd /srv/o
+		mkdir -p lower/dir/sub lower/gone lower/opaque lower/empty upper work merged
+		for f in lower/file lower/remove lower/dir/one lower/dir/sub/two lower/gone/three lower/opaque/four; do echo $f >$f; done
+		chown 12:34 lower/file; chmod 4750 lower/file; touch -d '2001-02-03 04:05:06.789' lower/file; ln lower/file lower/linked
+		setpriv --help >/dev/null
+		dmesg -C
+		mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work,redirect_dir=on,index=off,metacopy=off merged
+		cd merged
+		rm remove                                   # a whiteout
+		rm -r gone
+		rm -r opaque; mkdir opaque; echo new >opaque/new
+		mv dir moved; echo more >>moved/sub/two     # a redirect
+		chmod 4755 file                             # copied up, with all it has
+		echo again >again; rm again; echo twice >again; mv again remove   # over a whiteout
+		mv empty/ again; rmdir again                # a directory of the lower layer goes
+		exec 3<>unlinked; rm unlinked; echo kept >&3; cat /proc/self/fd/3 >read`)
+	// The kernel says so when the upper layer lacks something.
+	b.expect(t, "dmesg | grep -i overlay || true", "")
+	const look = `cd /srv/o/merged; find . -mindepth 1 | LC_ALL=C sort; cat remove moved/sub/two opaque/new read; stat -c '%a %u:%g %h %y' file linked`
+	want := `./file
+./linked
+./moved
+./moved/one
+./moved/sub
+./moved/sub/two
+./opaque
+./opaque/new
+./read
+./remove
+twice
+lower/dir/sub/two
+more
+new
+kept
+4755 12:34 1 2001-02-03 04:05:06.789000000 +0000
+4750 12:34 2 2001-02-03 04:05:06.789000000 +0000
+`
+	b.expect(t, look, want)
+	// Again from what is on the disk, as after a restart.
+	b.run(t, `cd /srv/o; umount merged; echo 3 >/proc/sys/vm/drop_caches
+		mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work,redirect_dir=on,index=off,metacopy=off merged`)
+	b.expect(t, look, want)
+	for _, name := range []string{"gone", "dir", "empty"} {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(dir, "upper", name), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
+			t.Errorf("%s is no whiteout on the host: mode %o, device %d, %v", name, st.Mode, st.Rdev, err)
+		}
+	}
+}
+
+// descriptors is how many open files a process has.
+func descriptors(t *testing.T, pid int) int {
+	t.Helper()
+	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(names)
+}
+
+// A file that the guest has open, or remembers, is a descriptor of the VMM's: as long as that, and no longer. Four
+// processes have a thousand files open each, all at the same time.
+func TestThousandsOfOpenFilesLeaveNoDescriptor(t *testing.T) {
+	const files = 4000
+	dir := t.TempDir()
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := pidsOf(t, vmmName)
+	b := debian(t, "--privileged", bindFlag(dir, "/srv/dir", "rw"))
+	vmms := slices.DeleteFunc(pidsOf(t, vmmName), func(pid int) bool { return slices.Contains(before, pid) })
+	if len(vmms) != 1 {
+		t.Fatalf("new VMMs: %v", vmms)
+	}
+	const forget = "echo 3 >/proc/sys/vm/drop_caches"
+	b.run(t, "ls /srv/dir >/dev/null; perl -e 1; "+forget)
+	start := descriptors(t, vmms[0])
+	for range 3 {
+		b.expect(t, `
+			mkdir /tmp/ready
+			for p in 0 1 2 3; do
+				perl -e 'my $p = shift;
+					for my $i (0..999) { open(my $f, "+<", "/srv/dir/" . ($p * 1000 + $i)) or die "$i: $!"; push @f, $f }
+					open(my $r, ">", "/tmp/ready/$p") or die; close $r;
+					while (@r = </tmp/ready/*>, @r < 4) { select undef, undef, undef, 0.02 }
+					print scalar(@f), "\n"' $p &
+			done
+			wait
+			rm -r /tmp/ready`, strings.Repeat("1000\n", 4))
+	}
+	if n := descriptors(t, vmms[0]); n < start+files {
+		t.Errorf("%d descriptors with %d inodes in the guest's cache, from %d", n, files, start)
+	}
+	// What the guest's kernel drops late, it drops at the next time.
+	eventually(t, "the descriptors are closed", func() bool {
+		b.run(t, forget)
+		return descriptors(t, vmms[0]) <= start+20
+	})
+}
