@@ -53,7 +53,7 @@ func (s *Shim) delete() error {
 func evict(dir rundir.Dir, cgroup string) (rundir.State, error) {
 	lock, err := dir.Evict(evictTime)
 	if errors.Is(err, fs.ErrNotExist) {
-		return rundir.State{}, removeCgroup(cgroup)
+		return rundir.State{}, hostcgroup.Remove(cgroup)
 	}
 	if err != nil {
 		return rundir.State{}, err
@@ -74,7 +74,7 @@ func cleanUp(dir rundir.Dir, cgroup string) (rundir.State, error) {
 			return state, fmt.Errorf("end the sandbox's VMM: %w", err)
 		}
 	}
-	err = errors.Join(removeCgroup(cgroup), dir.Remove())
+	err = errors.Join(hostcgroup.Remove(cgroup), dir.Remove())
 	for _, c := range state.Containers {
 		// A bundle that is gone has been cleaned up after by its engine. What fails here is nobody's to be told.
 		if spec, err := bundle.Load(c.Bundle); err == nil {
@@ -82,12 +82,4 @@ func cleanUp(dir rundir.Dir, cgroup string) (rundir.State, error) {
 		}
 	}
 	return state, err
-}
-
-func removeCgroup(path string) error {
-	c, err := hostcgroup.New(path, 0)
-	if err != nil {
-		return err
-	}
-	return c.Remove()
 }
