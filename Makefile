@@ -34,8 +34,12 @@ FOREIGN     ?= arm64 s390x
 FOREIGN_ASSETS = $(foreach a,$(FOREIGN),$(BIN)/$a/husk-kernel $(BIN)/$a/husk-initramfs)
 FUZZTIME    ?= 30s
 RUN         ?= .
+# See scripts/e2e.sh. With CGROUP or DRIVER given, one cell of that matrix runs: by default in the test host alone.
+ifneq ($(CGROUP)$(DRIVER),)
+JOBS        ?= kvm-2
+endif
 CGROUP      ?= v2
-# See scripts/e2e.sh.
+DRIVER      ?= cgroupfs
 JOBS        ?= kvm-2 kvm-1 foreign qemu-2 unit-qemu unit-kvm
 
 ##@ Everyday
@@ -110,8 +114,8 @@ fuzz: ## Fuzz each target for FUZZTIME (default 30s)
 	done
 
 .PHONY: e2e
-e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/runtimetest $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) $(if $(filter qemu-2,$(JOBS)),$(TESTBIN)/debian.tar $(TESTBIN)/posix) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|hybrid|v2, JOBS="…"
-	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' $(JOBS)
+e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/runtimetest $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) $(if $(filter qemu-2,$(JOBS)),$(TESTBIN)/debian.tar $(TESTBIN)/posix) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|v1-nofreezer|hybrid|v2, DRIVER=cgroupfs|systemd, JOBS="…"
+	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' '$(DRIVER)' $(JOBS)
 
 .PHONY: foreign
 foreign: $(FOREIGN_ASSETS) ## Containers in machines of FOREIGN (default arm64 s390x), emulated by QEMU

@@ -2,7 +2,9 @@
 # Runs end-to-end tests, as many jobs at a time as there are processors, and prints each job's output when all have
 # ended.
 #
-#   scripts/e2e.sh RUN CGROUP JOB…
+#   scripts/e2e.sh RUN CGROUP DRIVER JOB…
+#
+# CGROUP is v1, v1-nofreezer, hybrid or v2; DRIVER is cgroupfs or systemd: who makes the containers' cgroups.
 #
 #   kvm-2, kvm-1     all end-to-end tests on KVM, in the KVM test host with CGROUP's layout
 #   qemu-2, qemu-1   the same on QEMU, right here; qemu-2 also those of the Debian image and of test/posix
@@ -16,7 +18,12 @@ cd "$(dirname "$0")/.."
 bin=$PWD/bin
 
 # host runs a command in a test host with one processor.
-host() { "$bin/test/host" -cpus 1 -timeout 40m -cgroup "$cgroup" -- "$@"; }
+host() {
+	layout=${cgroup%-nofreezer} init=none append=
+	[ "$cgroup" = "$layout" ] || append=cgroup_no_v1=freezer
+	[ "$driver" = cgroupfs ] || init=$driver
+	"$bin/test/host" -cpus 1 -timeout 40m -cgroup "$layout" -init "$init" -append "$append" -- "$@"
+}
 
 # here runs a command that starts its virtual machines on this machine.
 here() { scripts/pen.sh "$@"; }
@@ -31,12 +38,15 @@ tests() {
 	esac
 	[ "$1" = kvm ] || row=10
 	[ "$1$2" != qemu2 ] || more="-debian=$bin/test/debian.tar -posix=$bin/test/posix"
-	echo "$bin/test/e2e.test" -test.v -test.timeout 38m "-test.run=$run" -in-a-row "$row" "-oci=$oci" -backend "$1" \
+	# This machine need not have systemd.
+	by=cgroupfs
+	[ "$1" = qemu ] || by=$driver
+	echo "$bin/test/e2e.test" -test.v -test.timeout 38m "-test.run=$run" -in-a-row "$row" "-oci=$oci" -backend "$1" -driver "$by" \
 		-bin "$bin" -runtimetest "$bin/test/runtimetest" -image "$bin/test/image.tar" "-containerd=$dir" $more
 }
 
 job() {
-	echo "== end to end: $1, cgroup $cgroup"
+	echo "== end to end: $1, cgroup $cgroup, driver $driver"
 	case $1 in
 	kvm-[12]) host $(tests kvm "${1#kvm-}") ;;
 	qemu-[12]) here $(tests qemu "${1#qemu-}") ;;
@@ -50,15 +60,15 @@ job() {
 }
 
 if [ "$1" = --job ]; then
-	run=$2 cgroup=$3 logs=$4
-	if job "$5" >"$logs/$5" 2>&1; then echo 0; else echo $?; fi >"$logs/$5.status"
+	run=$2 cgroup=$3 driver=$4 logs=$5
+	if job "$6" >"$logs/$6" 2>&1; then echo 0; else echo $?; fi >"$logs/$6.status"
 	exit
 fi
-run=$1 cgroup=$2
-shift 2
+run=$1 cgroup=$2 driver=$3
+shift 3
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
-printf '%s\n' "$@" | xargs -P "$(nproc)" -I '{}' "$0" --job "$run" "$cgroup" "$logs" '{}'
+printf '%s\n' "$@" | xargs -P "$(nproc)" -I '{}' "$0" --job "$run" "$cgroup" "$driver" "$logs" '{}'
 failed=0
 for j in "$@"; do
 	cat "$logs/$j"

@@ -70,6 +70,7 @@ func TestKilledWhileRunningIs137AndLeavesNothing(t *testing.T) {
 			// ctr run --rm could not remove what it had lost.
 			_ = shared.Ctr(testContext(t), "task", "rm", "-f", b.id).Run()
 			before.expect(t)
+			expectNoUnits(t)
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -25,6 +26,7 @@ var (
 	backend     = flag.String("backend", "auto", "what runs the guests: kvm, qemu or auto")
 	runtimetest = flag.String("runtimetest", "", "runtimetest of opencontainers/runtime-tools; without it, its tests are skipped")
 	oci         = flag.Bool("oci", true, "run the tests of the OCI specification's fields: they depend on containerd in nothing")
+	driver      = flag.String("driver", "cgroupfs", "who makes the cgroups: cgroupfs, or systemd")
 	inARow      = flag.Int("in-a-row", 50, "how many containers one after the other must leave nothing behind")
 
 	shared *rig.Rig
@@ -39,6 +41,9 @@ func run(m *testing.M) int {
 	if *bin == "" || *image == "" {
 		fmt.Fprintln(os.Stderr, "e2e: -bin and -image are required; use make e2e")
 		return 2
+	}
+	if *driver == "systemd" {
+		rig.Cgroup = func(id string) string { return "system.slice:husk:" + id }
 	}
 	dir, err := os.MkdirTemp("", "e2e")
 	if err != nil {
@@ -149,6 +154,12 @@ func start(t *testing.T, flags []string, args ...string) *background {
 // still there.
 func detached(t *testing.T, args ...string) (id string) {
 	t.Helper()
+	return detachedWith(t, nil, args...)
+}
+
+// detachedWith is detached with flags for ctr run.
+func detachedWith(t *testing.T, flags []string, args ...string) (id string) {
+	t.Helper()
 	id = newID(t)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), deadline)
@@ -156,7 +167,8 @@ func detached(t *testing.T, args ...string) (id string) {
 		_ = shared.Ctr(ctx, "task", "rm", "-f", id).Run()
 		_ = shared.Ctr(ctx, "container", "rm", id).Run()
 	})
-	ctr(t, append([]string{"run", "--detach", "--runtime", rig.Runtime, rig.Image, id}, args...)...)
+	run := rig.RunArgs(id, append([]string{"--detach"}, flags...), args...)
+	ctr(t, slices.DeleteFunc(run, func(word string) bool { return word == "--rm" })...)
 	return id
 }
 

@@ -125,9 +125,16 @@ func (r *Rig) Ctr(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// Cgroup, when set, names the cgroup of each container that RunArgs makes; without it ctr does.
+var Cgroup func(id string) string
+
 // RunArgs are ctr's arguments for a husk container of the test image: flags go before, args are the command.
 func RunArgs(id string, flags []string, args ...string) []string {
-	a := append([]string{"run", "--rm", "--runtime", Runtime}, flags...)
+	a := []string{"run", "--rm", "--runtime", Runtime}
+	if Cgroup != nil {
+		a = append(a, "--cgroup", Cgroup(id))
+	}
+	a = append(a, flags...)
 	return append(append(a, Image, id), args...)
 }
 

@@ -83,7 +83,7 @@ func TestSizing(t *testing.T) {
 	} {
 		spec := minimal()
 		test.set(spec)
-		got, err := SizeOf(spec, defaults())
+		got, err := SizeOf(spec, defaults(), Host{})
 		if err != nil || got != test.want {
 			t.Errorf("%s: %+v, %v; want %+v", test.name, got, err, test.want)
 		}
@@ -99,13 +99,13 @@ func TestSizingNamesABadAnnotation(t *testing.T) {
 	} {
 		spec := minimal()
 		spec.Annotations = map[string]string{test.key: test.value}
-		_, err := SizeOf(spec, defaults())
+		_, err := SizeOf(spec, defaults(), Host{})
 		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), test.key) {
 			t.Errorf("%s=%s: error %v", test.key, test.value, err)
 		}
 		c := defaults()
 		c.AllowedAnnotations = nil
-		if _, err := SizeOf(spec, c); err == nil || !strings.Contains(err.Error(), "allowed_annotations") {
+		if _, err := SizeOf(spec, c, Host{}); err == nil || !strings.Contains(err.Error(), "allowed_annotations") {
 			t.Errorf("%s not allowed: error %v", test.key, err)
 		}
 	}
@@ -158,12 +158,12 @@ func TestTheGuestsSpecNamesNothingOfTheHost(t *testing.T) {
 		t.Error(diff)
 	}
 	notes := strings.Join(g.Notes, "\n")
-	for _, want := range []string{"/dev/sda", "apparmorProfile", "selinuxLabel", "cpu.cpus", "b 8:0"} {
+	for _, want := range []string{"/dev/sda", "apparmorProfile", "selinuxLabel", "b 8:0"} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("no note of %s in %q", want, g.Notes)
 		}
 	}
-	if len(g.Notes) != 5 {
+	if len(g.Notes) != 4 {
 		t.Errorf("notes %q", g.Notes)
 	}
 }
@@ -189,11 +189,14 @@ func TestAPodsContainersShareItsNamespaces(t *testing.T) {
 }
 
 func TestLimitsThatAreUpdatedNameNothingOfTheHost(t *testing.T) {
-	got, err := ResourcesForGuest([]byte(`{"cpu":{"cpus":"0-63","mems":"0","shares":100},"blockIO":{"weight":10},"unified":{"memory.high":"5"}}`))
-	if want := `{"cpu":{"shares":100},"unified":{"memory.high":"5"}}`; err != nil || string(got) != want {
-		t.Errorf("%s, %v", got, err)
+	update := func(text string) (Update, error) {
+		return UpdateOf([]byte(text), minimal(), Size{1, 1 << 30}, defaults())
 	}
-	if _, err := ResourcesForGuest([]byte("{")); !errdefs.IsInvalidArgument(err) {
+	got, err := update(`{"cpu":{"cpus":"0-63","mems":"0","shares":100},"blockIO":{"weight":10},"unified":{"memory.high":"5"}}`)
+	if want := `{"cpu":{"shares":100},"unified":{"memory.high":"5"}}`; err != nil || string(got.Guest) != want {
+		t.Errorf("%s, %v", got.Guest, err)
+	}
+	if _, err := update("{"); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("error %v", err)
 	}
 }

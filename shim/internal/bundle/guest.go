@@ -180,16 +180,6 @@ func shareNamespaces(l *specs.Linux, identity Identity) {
 	}
 }
 
-// ResourcesForGuest makes the guest's limits from the host's, both as JSON.
-func ResourcesForGuest(data []byte) ([]byte, error) {
-	var r specs.LinuxResources
-	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, fmt.Errorf("parse resources: %w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	new(Guest).stripResources(&r)
-	return json.Marshal(&r)
-}
-
 func (g *Guest) stripResources(r *specs.LinuxResources) {
 	g.note(r.BlockIO != nil, "linux.resources.blockIO", "it numbers the host's devices")
 	g.note(r.Network != nil, "linux.resources.network", "cgroup version 2 has no such limit")
@@ -199,8 +189,7 @@ func (g *Guest) stripResources(r *specs.LinuxResources) {
 	if r.CPU == nil {
 		return
 	}
-	g.note(r.CPU.Cpus != "", "linux.resources.cpu.cpus", "it numbers the host's CPUs")
-	g.note(r.CPU.Mems != "", "linux.resources.cpu.mems", "it numbers the host's nodes")
+	// These number the host's, and hold the VMM there.
 	r.CPU.Cpus, r.CPU.Mems = "", ""
 	// Realtime scheduling groups exist in cgroup v1 only.
 	g.note(r.CPU.RealtimePeriod != nil || r.CPU.RealtimeRuntime != nil, "linux.resources.cpu.realtime…", "cgroup version 2 has no such limit")

@@ -55,6 +55,8 @@ type Config struct {
 	DefaultMemory Size   `toml:"default_memory"` // of a VM whose container has no memory limit
 	GuestReserve  Size   `toml:"guest_reserve"`  // on top of a container's memory limit, for the guest itself
 
+	ShimCgroup string `toml:"shim_cgroup"` // path of the cgroup that shims go into; empty leaves them in the engine's
+
 	MissingExecutable  string   `toml:"missing_executable"` // "exit" or "error"
 	BootTimeout        Duration `toml:"boot_timeout"`       // until the guest's agent must have connected
 	ClockInterval      Duration `toml:"clock_interval"`     // between looks at the guest's clock; 0 is never
@@ -184,8 +186,8 @@ func (c *Config) decode(name string, data []byte) error {
 }
 
 var keys = []string{
-	"vmm", "qemu", "vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "missing_executable",
-	"boot_timeout", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
+	"vmm", "qemu", "vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "shim_cgroup",
+	"missing_executable", "boot_timeout", "clock_interval", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
 }
 
 func (c *Config) check() error {
@@ -211,6 +213,7 @@ func (c *Config) check() error {
 	}
 	for key, path := range map[string]string{
 		"qemu": c.QEMU, "vmm_path": c.VMM, "kernel": c.Kernel, "initramfs": c.Initramfs, "timeline": c.Timeline,
+		"shim_cgroup": c.ShimCgroup,
 	} {
 		if path != "" && !filepath.IsAbs(path) {
 			return fmt.Errorf("%s is %q: it must be an absolute path", key, path)

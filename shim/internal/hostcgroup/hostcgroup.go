@@ -4,14 +4,17 @@
 package hostcgroup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/cgroups/systemd"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,11 +22,36 @@ import (
 type Cgroup struct {
 	path    string
 	manager cgroups.Manager
+	limits  Limits
+	killed  uint64 // OOM kills before the VMM came
+	missing []string
+}
+
+// Limits are what the host holds the sandbox to as a whole. Zero values are none.
+type Limits struct {
+	Memory uint64 // bytes
+	Cpus   string // the host's CPUs, as cpuset.cpus has them
+	Mems   string // the host's memory nodes
+	Shares uint64 // of CPU, as cgroup v1 counts them
+}
+
+// ErrNoSystemd is of a cgroup that is systemd's to make, where there is none.
+var ErrNoSystemd = errors.New("systemd does not run on this host: " +
+	"let the engine use the cgroupfs driver (SystemdCgroup = false in containerd, cgroup_manager = \"cgroupfs\" in CRI-O)")
+
+// CheckDriver says whether a cgroupsPath has the form that the runtime option SystemdCgroup promises. A path that is not
+// systemd's would escape the slice that systemd keeps the pod in.
+func CheckDriver(cgroupsPath string, systemd bool) error {
+	if systemd && strings.Count(cgroupsPath, ":") != 2 {
+		return fmt.Errorf("SystemdCgroup is set, but cgroup path %q is not slice:prefix:name: "+
+			"unset SystemdCgroup, or let the engine use the systemd driver", cgroupsPath)
+	}
+	return nil
 }
 
 // New prepares the cgroup that cgroupsPath names as in the OCI runtime-spec: a path, or "slice:prefix:name" for
-// a systemd scope. Empty is none. memory is the limit in bytes for the whole sandbox; 0 is none.
-func New(cgroupsPath string, memory uint64) (*Cgroup, error) {
+// a systemd scope. Empty is none.
+func New(cgroupsPath string, limits Limits) (*Cgroup, error) {
 	if cgroupsPath == "" {
 		return &Cgroup{}, nil
 	}
@@ -31,12 +59,23 @@ func New(cgroupsPath string, memory uint64) (*Cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.Resources = &cgroups.Resources{Memory: int64(memory), SkipDevices: true, SkipFreezeOnSet: true}
+	if config.Systemd && !systemd.IsRunningSystemd() {
+		return nil, fmt.Errorf("use cgroup %s: %w", cgroupsPath, ErrNoSystemd)
+	}
+	config.Resources = limits.resources()
 	m, err := manager.New(config)
 	if err != nil {
 		return nil, fmt.Errorf("use cgroup %s: %w", cgroupsPath, err)
 	}
-	return &Cgroup{path: cgroupsPath, manager: m}, nil
+	return &Cgroup{path: cgroupsPath, manager: m, limits: limits}, nil
+}
+
+func (l Limits) resources() *cgroups.Resources {
+	return &cgroups.Resources{
+		Memory: int64(l.Memory), CpusetCpus: l.Cpus, CpusetMems: l.Mems,
+		CpuShares: l.Shares, CpuWeight: cgroups.ConvertCPUSharesToCgroupV2Value(l.Shares),
+		SkipDevices: true, SkipFreezeOnSet: true,
+	}
 }
 
 // parse reads a linux.cgroupsPath. A relative path is one below the hierarchies' roots, whoever asks.
@@ -58,13 +97,14 @@ func parse(cgroupsPath string) (*cgroups.Cgroup, error) {
 	return nil, fmt.Errorf("cgroup path %q is neither a path nor slice:prefix:name", cgroupsPath)
 }
 
-// Add creates the cgroup when it is missing, puts the process in, and sets the limits.
+// Add creates the cgroup when it is missing, puts the process in, and sets the limits. Of those, one whose controller
+// the host lacks is left out; Missing has its name.
 func (c *Cgroup) Add(pid int) error {
 	if c.manager == nil {
 		return nil
 	}
 	if err := c.manager.Apply(pid); err != nil {
-		return fmt.Errorf("put the VMM into cgroup %s: %w", c.path, err)
+		return fmt.Errorf("put the VMM into cgroup %s: %w%s", c.path, err, c.remedy())
 	}
 	// systemd has been seen to report success without having moved the process, or into some hierarchies only.
 	for _, dir := range c.manager.GetPaths() {
@@ -79,10 +119,75 @@ func (c *Cgroup) Add(pid int) error {
 			return fmt.Errorf("put the VMM into cgroup %s: %w", dir, err)
 		}
 	}
-	if err := c.manager.Set(nil); err != nil {
+	c.killed, _ = c.manager.OOMKillCount()
+	return c.set()
+}
+
+// remedy is for an error of systemd's, which may be there and not to be talked to.
+func (c *Cgroup) remedy() string {
+	if !strings.Contains(c.path, ":") {
+		return ""
+	}
+	return ": husk asks systemd for the scope over D-Bus, as the path's form slice:prefix:name wants it; " +
+		"see that systemd answers (systemctl status), or let the engine use the cgroupfs driver (SystemdCgroup = false)"
+}
+
+// Update replaces the limits that are not zero.
+func (c *Cgroup) Update(l Limits) error {
+	if c.manager == nil {
+		return nil
+	}
+	was := c.limits
+	c.limits = Limits{
+		Memory: cmp.Or(l.Memory, was.Memory), Cpus: cmp.Or(l.Cpus, was.Cpus),
+		Mems: cmp.Or(l.Mems, was.Mems), Shares: cmp.Or(l.Shares, was.Shares),
+	}
+	if c.limits == was {
+		return nil
+	}
+	if err := c.set(); err != nil {
+		c.limits = was
+		return err
+	}
+	return nil
+}
+
+// Missing are the controllers that the host lacks and a limit wanted.
+func (c *Cgroup) Missing() []string { return c.missing }
+
+func (c *Cgroup) set() error {
+	l := c.limits
+	c.missing = nil
+	lacks := func(wanted bool, controller string, files ...string) bool {
+		if wanted && !c.has(controller, files...) {
+			c.missing = append(c.missing, controller)
+		}
+		return slices.Contains(c.missing, controller)
+	}
+	if lacks(l.Memory > 0, "memory", "memory.limit_in_bytes", "memory.max") {
+		l.Memory = 0
+	}
+	if lacks(l.Cpus != "" || l.Mems != "", "cpuset", "cpuset.cpus") {
+		l.Cpus, l.Mems = "", ""
+	}
+	if lacks(l.Shares > 0, "cpu", "cpu.shares", "cpu.weight") {
+		l.Shares = 0
+	}
+	if err := c.manager.Set(l.resources()); err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", c.path, err)
 	}
 	return nil
+}
+
+// has says whether the cgroup has one of a controller's files. On cgroup v1 a controller that is disabled leaves a
+// directory that is no cgroup, and has none.
+func (c *Cgroup) has(controller string, files ...string) bool {
+	paths := c.manager.GetPaths()
+	dir := paths[controller]
+	if dir == "" && Unified() {
+		dir = paths[""]
+	}
+	return dir != "" && slices.ContainsFunc(files, func(f string) bool { return cgroups.PathExists(filepath.Join(dir, f)) })
 }
 
 // Remove removes the cgroup, which must be empty or about to be. One that is gone is no error.
@@ -96,13 +201,40 @@ func (c *Cgroup) Remove() error {
 	return nil
 }
 
-// OOMKilled says whether the kernel killed in the cgroup for want of memory.
+// Remove removes the cgroup that cgroupsPath names, if there is one.
+func Remove(cgroupsPath string) error {
+	c, err := New(cgroupsPath, Limits{})
+	if errors.Is(err, ErrNoSystemd) {
+		return nil // which then has made none
+	}
+	if err != nil {
+		return err
+	}
+	return c.Remove()
+}
+
+// Join puts a process into a cgroup of the administrator's, which is made when it is missing and never removed.
+func Join(cgroupsPath string, pid int) error {
+	if strings.Contains(cgroupsPath, ":") {
+		return fmt.Errorf("cgroup path %q is systemd's: a process can join a plain path only", cgroupsPath)
+	}
+	c, err := New(cgroupsPath, Limits{})
+	if err != nil || c.manager == nil {
+		return err
+	}
+	if err := c.manager.Apply(pid); err != nil {
+		return fmt.Errorf("join cgroup %s: %w", cgroupsPath, err)
+	}
+	return nil
+}
+
+// OOMKilled says whether the kernel has killed in the cgroup for want of memory since Add.
 func (c *Cgroup) OOMKilled() bool {
 	if c.manager == nil {
 		return false
 	}
 	n, err := c.manager.OOMKillCount()
-	return err == nil && n > 0
+	return err == nil && n > c.killed
 }
 
 // Unified says whether the host has only cgroup v2, which decides the type of metrics its clients expect.

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/systemd"
 )
 
 func TestPathForms(t *testing.T) {
@@ -39,7 +41,7 @@ func TestPathForms(t *testing.T) {
 }
 
 func TestWithoutAPathNothingIsDone(t *testing.T) {
-	c, err := New("", 1<<30)
+	c, err := New("", Limits{Memory: 1 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +51,7 @@ func TestWithoutAPathNothingIsDone(t *testing.T) {
 }
 
 func TestAProcessIsPlacedAndTheCgroupRemoved(t *testing.T) {
-	c, err := New("/husk-test/c", 64<<20)
+	c, err := New("/husk-test/c", Limits{Memory: 64 << 20, Shares: 512})
 	if err != nil {
 		t.Skip("no cgroups here:", err)
 	}
@@ -68,7 +70,7 @@ func TestAProcessIsPlacedAndTheCgroupRemoved(t *testing.T) {
 				t.Errorf("%s is still there", dir)
 			}
 		}
-		if parent, err := New("/husk-test", 0); err == nil {
+		if parent, err := New("/husk-test", Limits{}); err == nil {
 			_ = parent.Remove()
 		}
 	}()
@@ -88,5 +90,47 @@ func TestAProcessIsPlacedAndTheCgroupRemoved(t *testing.T) {
 	}
 	if !placed {
 		t.Error("the process is in no cgroup")
+	}
+	for controller, files := range map[string][]string{
+		"memory": {"memory.limit_in_bytes", "memory.max"},
+		"cpu":    {"cpu.shares", "cpu.weight"},
+	} {
+		if !c.has(controller, files...) {
+			if !slices.Contains(c.Missing(), controller) {
+				t.Errorf("controller %s is not here, and missing are %q", controller, c.Missing())
+			}
+			continue
+		}
+		limited := false
+		for _, dir := range c.manager.GetPaths() {
+			for _, f := range files {
+				text, _ := os.ReadFile(filepath.Join(dir, f))
+				word := strings.TrimSpace(string(text))
+				limited = limited || word == "67108864" || word == "512" || f == "cpu.weight" && word != "" && word != "100"
+			}
+		}
+		if !limited {
+			t.Errorf("the limit of %s is not set", controller)
+		}
+	}
+}
+
+func TestSystemdIsNeverReplacedSilently(t *testing.T) {
+	if err := CheckDriver("/kubepods/c", true); err == nil || !strings.Contains(err.Error(), "SystemdCgroup") {
+		t.Error(err)
+	}
+	for path, systemd := range map[string]bool{"/kubepods/c": false, "a.slice:cri:c": true, "b.slice:cri:c": false} {
+		if err := CheckDriver(path, systemd); err != nil {
+			t.Error(err)
+		}
+	}
+	if systemd.IsRunningSystemd() {
+		t.Skip("systemd runs here")
+	}
+	if _, err := New("system.slice:husk:c", Limits{}); !errors.Is(err, ErrNoSystemd) || !strings.Contains(err.Error(), "SystemdCgroup") {
+		t.Error(err)
+	}
+	if err := Remove("system.slice:husk:c"); err != nil {
+		t.Error("where no systemd is, nothing is left to remove:", err)
 	}
 }

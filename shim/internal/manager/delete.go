@@ -58,7 +58,7 @@ type traces struct {
 }
 
 func (t traces) remove(dir rundir.Dir) error {
-	return errors.Join(removeCgroup(t.cgroup), hostnet.Disconnect(t.netns, hostnet.KeyOf(string(dir))))
+	return errors.Join(hostcgroup.Remove(t.cgroup), hostnet.Disconnect(t.netns, hostnet.KeyOf(string(dir))))
 }
 
 // evict ends whoever serves the sandbox, and cleans up.
@@ -97,12 +97,4 @@ func cleanUp(dir rundir.Dir, t traces) (rundir.State, error) {
 		}
 	}
 	return state, err
-}
-
-func removeCgroup(path string) error {
-	c, err := hostcgroup.New(path, 0)
-	if err != nil {
-		return err
-	}
-	return c.Remove()
 }

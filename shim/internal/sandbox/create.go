@@ -1,10 +1,12 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -14,7 +16,6 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
 	"github.com/huskvm/husk/shim/internal/bundle"
 	"github.com/huskvm/husk/shim/internal/config"
@@ -33,10 +34,10 @@ type Request struct {
 	// Of the runtime's options.
 	ConfigPath string
 	ConfigBody []byte
+	// Of runc's options.
+	SystemdCgroup bool
+	ShimCgroup    string
 }
-
-// vmmOverhead is what a VMM uses on the host beyond its guest's memory.
-const vmmOverhead = 64 << 20
 
 // createFirst boots the VM and creates its first container. On error both are gone.
 func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) (err error) {
@@ -78,7 +79,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 		return err
 	}
 	s.mu.Lock()
-	s.vm, s.config, s.gone = v, plan.config, make(chan struct{})
+	s.vm, s.config, s.size, s.gone = v, plan.config, plan.size, make(chan struct{})
 	s.state.VCPUs, s.state.Memory, s.state.Cgroup = plan.size.VCPUs, plan.size.Memory, spec.Linux.CgroupsPath
 	s.state.VMM, _ = rundir.Identify(v.machine.PID())
 	s.state.NetNS, _ = bundle.NetworkNamespace(spec)
@@ -96,7 +97,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	if err := s.boot(ctx, v, plan, &p); err != nil {
 		return err
 	}
-	m := &member{first: true, prepared: p}
+	m := &member{first: true, prepared: p, spec: spec}
 	if err := s.createContainer(ctx, v, r, m); err != nil {
 		return err
 	}
@@ -133,15 +134,16 @@ func (s *Sandbox) plan(r Request, spec *specs.Spec) (*plan, error) {
 	for _, note := range p.guest.Notes {
 		log.L.WithField("id", r.ID).Info(note)
 	}
-	if p.size, err = bundle.SizeOf(spec, c); err != nil {
+	if p.size, err = bundle.SizeOf(spec, c, host()); err != nil {
 		return nil, err
 	}
-	limit := uint64(0)
-	if bundle.HasMemoryLimit(spec) {
-		limit = p.size.Memory + vmmOverhead
-	}
-	if p.cgroup, err = hostcgroup.New(spec.Linux.CgroupsPath, limit); err != nil {
+	if p.cgroup, err = placement(r, spec, p.size); err != nil {
 		return nil, err
+	}
+	if path := cmp.Or(c.ShimCgroup, r.ShimCgroup); path != "" {
+		if err := hostcgroup.Join(path, os.Getpid()); err != nil {
+			return nil, fmt.Errorf("move the shim (shim_cgroup): %w", err)
+		}
 	}
 	p.assets, err = openAssets(c, s.Dir)
 	return p, err
@@ -211,7 +213,7 @@ func (s *Sandbox) createMember(ctx context.Context, r Request, spec *specs.Spec)
 	if err != nil {
 		return err
 	}
-	m := &member{prepared: p}
+	m := &member{prepared: p, spec: spec}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.release(context.WithoutCancel(ctx), m))
@@ -253,8 +255,11 @@ func (s *Sandbox) createContainer(ctx context.Context, v *vm, r Request, m *memb
 		Open: func(ctx context.Context, c stdio.Config) (*stdio.Session, error) {
 			return s.openStdio(ctx, v, r.ID, c)
 		},
-		Exited: func(e container.Exit) { s.recordExit(r.ID, e) },
-		Ended:  func() {},
+		Exited: func(e container.Exit) {
+			s.tellOOM(v, r.ID)
+			s.recordExit(r.ID, e)
+		},
+		Ended: func() {},
 	}
 	if size := m.prepared.guest.Spec.Process.ConsoleSize; size != nil {
 		params.Width, params.Height = uint32(size.Width), uint32(size.Height)
@@ -300,22 +305,4 @@ func (s *Sandbox) end(v *vm, gone chan struct{}) {
 		log.L.WithError(err).WithField("id", s.ID).Error("stop the VM")
 	}
 	close(gone)
-}
-
-// listenForOOM passes on what the guest has to tell, until the VM ends.
-func (s *Sandbox) listenForOOM(v *vm) {
-	for {
-		r, err := v.agent.NextEvent(v.ctx, &agentv1.NextEventRequest{})
-		if err != nil {
-			if v.ctx.Err() == nil {
-				log.L.WithError(err).WithField("id", s.ID).Warn("the guest tells no more events")
-			}
-			return
-		}
-		if oom := r.GetOom(); oom != nil {
-			if c, err := s.Container(oom.ContainerId); err == nil {
-				c.OOM()
-			}
-		}
-	}
 }

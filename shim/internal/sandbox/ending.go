@@ -26,6 +26,8 @@ func (v *vm) endError() error {
 	switch {
 	case v.stopping.Load():
 		text = "the VM was stopped"
+	case v.oomKilled.Load():
+		text = "the host killed the VM: its cgroup is out of memory"
 	case status.Guest != nil:
 		text = describeGuestEnd(status.Guest)
 	case status.Process.Signaled():
@@ -93,6 +95,6 @@ func (v *vm) consoleTail() string {
 // report logs a VM's end that nobody asked for.
 func (v *vm) report(id string) {
 	if !v.stopping.Load() {
-		log.L.WithField("id", id).WithField("oom", v.cgroup.OOMKilled()).WithError(v.endError()).Error("the VM ended")
+		log.L.WithField("id", id).WithField("oom", v.oomKilled.Load()).WithError(v.endError()).Error("the VM ended")
 	}
 }

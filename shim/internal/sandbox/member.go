@@ -29,6 +29,7 @@ const openTime = 10 * time.Second
 type member struct {
 	*container.Container // nil while it is being created
 	first                bool
+	spec                 *specs.Spec // the host's
 	prepared
 }
 

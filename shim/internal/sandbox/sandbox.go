@@ -68,6 +68,7 @@ type Sandbox struct {
 	phase      phase
 	vm         *vm
 	config     *config.Config
+	size       bundle.Size
 	gone       chan struct{} // closed when the VM is gone; made by the boot
 	containers map[string]*member
 	state      rundir.State

@@ -73,9 +73,10 @@ type vm struct {
 	rpc   *ttrpc.Client
 	agent agentv1.AgentService // nil until the handshake
 
-	stopping atomic.Bool // on the shim's own wish
-	tail     sync.Once   // what is to do after the VM is gone
-	tailErr  error
+	stopping  atomic.Bool // on the shim's own wish
+	oomKilled atomic.Bool // by the host, for want of memory; valid once ctx has ended
+	tail      sync.Once   // what is to do after the VM is gone
+	tailErr   error
 
 	mu       sync.Mutex
 	calls    int  // to the agent that will not wait for ever
@@ -113,7 +114,7 @@ func (v *vm) spawn(ctx context.Context, start Launch, binary string, oomScore *i
 			if err := setOOMScore(pid, oomScore); err != nil {
 				return err
 			}
-			return v.cgroup.Add(pid)
+			return v.place(pid)
 		},
 	})
 	if err != nil {
@@ -123,6 +124,7 @@ func (v *vm) spawn(ctx context.Context, start Launch, binary string, oomScore *i
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	go func() {
 		<-m.Done()
+		v.oomKilled.Store(v.cgroup.OOMKilled())
 		// Before the end is known: a VM that is booted after it listens at the same paths.
 		_ = v.control.Close()
 		_ = v.hub.Close()
@@ -304,7 +306,7 @@ const (
 func (v *vm) outcome() uint32 {
 	end := v.machine.Status()
 	switch {
-	case v.stopping.Load(), end.Guest.GetReason() == vmmv1.WaitResponse_REASON_KILLED:
+	case v.stopping.Load(), v.oomKilled.Load(), end.Guest.GetReason() == vmmv1.WaitResponse_REASON_KILLED:
 		return vmKilled
 	case end.Guest != nil:
 		return guestDied

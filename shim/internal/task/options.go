@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
@@ -14,9 +15,12 @@ import (
 type runtimeOptions struct {
 	path string // of the configuration
 	body []byte // laid over it
+
+	systemd    bool   // cgroups are systemd's to make
+	shimCgroup string // of the shim itself
 }
 
-// readOptions accepts the generic options of a runtime, and runc's, of which nothing applies to a VM.
+// readOptions accepts the generic options of a runtime, and runc's, of which what is said of cgroups applies to a VM.
 func readOptions(a *anypb.Any) (runtimeOptions, error) {
 	if a == nil || a.TypeUrl == "" {
 		return runtimeOptions{}, nil
@@ -29,7 +33,13 @@ func readOptions(a *anypb.Any) (runtimeOptions, error) {
 			return runtimeOptions{}, fmt.Errorf("parse runtime options of type %s: %w: %w", a.TypeUrl, err, errdefs.ErrInvalidArgument)
 		}
 		return runtimeOptions{path: o.ConfigPath, body: o.ConfigBody}, nil
-	case strings.HasSuffix(name, "runc.v1.Options"), strings.HasSuffix(name, "containerd.linux.runc.CreateOptions"):
+	case strings.HasSuffix(name, "runc.v1.Options"):
+		o := new(options.Options)
+		if err := proto.Unmarshal(a.Value, o); err != nil {
+			return runtimeOptions{}, fmt.Errorf("parse runtime options of type %s: %w: %w", a.TypeUrl, err, errdefs.ErrInvalidArgument)
+		}
+		return runtimeOptions{systemd: o.SystemdCgroup, shimCgroup: o.ShimCgroup}, nil
+	case strings.HasSuffix(name, "containerd.linux.runc.CreateOptions"):
 		return runtimeOptions{}, nil
 	}
 	return runtimeOptions{}, fmt.Errorf("runtime options of type %s are unknown: use runtimeoptions.v1.Options with husk's configuration as ConfigPath: %w",

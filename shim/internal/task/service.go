@@ -46,6 +46,7 @@ func (s *Service) create(ctx context.Context, r *taskv3.CreateTaskRequest) (*tas
 		ID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs,
 		Stdio:      stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 		ConfigPath: o.path, ConfigBody: o.body,
+		SystemdCgroup: o.systemd, ShimCgroup: o.shimCgroup,
 	})
 	if err != nil {
 		return nil, err
@@ -190,15 +191,7 @@ func (s *Service) closeIO(ctx context.Context, r *taskv3.CloseIORequest) (*empty
 }
 
 func (s *Service) update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*emptypb.Empty, error) {
-	c, err := s.sandbox.Container(r.ID)
-	if err != nil {
-		return nil, err
-	}
-	resources, err := bundle.ResourcesForGuest(r.Resources.GetValue())
-	if err != nil {
-		return nil, err
-	}
-	return empty, c.Update(ctx, resources)
+	return empty, s.sandbox.Update(ctx, r.ID, r.Resources.GetValue())
 }
 
 func (s *Service) wait(ctx context.Context, r *taskv3.WaitRequest) (*taskv3.WaitResponse, error) {

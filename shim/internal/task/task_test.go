@@ -45,6 +45,10 @@ func TestRuntimeOptions(t *testing.T) {
 			t.Errorf("%s: %+v, %v", test.name, got, err)
 		}
 	}
+	got, err := readOptions(anyOf(t, &options.Options{SystemdCgroup: true, ShimCgroup: "/shims"}, "containerd.runc.v1.Options"))
+	if err != nil || !got.systemd || got.shimCgroup != "/shims" {
+		t.Errorf("runc's options of cgroups: %+v, %v", got, err)
+	}
 }
 
 func TestUnknownRuntimeOptionsAreNamed(t *testing.T) {

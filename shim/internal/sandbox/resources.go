@@ -1,0 +1,106 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
+	"github.com/huskvm/husk/shim/internal/bundle"
+	"github.com/huskvm/husk/shim/internal/hostcgroup"
+)
+
+// vmmOverhead is what a VMM uses on the host beyond its guest's memory.
+const vmmOverhead = 64 << 20
+
+// host is what this machine has.
+func host() bundle.Host {
+	h := bundle.Host{CPUs: uint32(runtime.NumCPU())}
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) == nil {
+		h.Memory = uint64(info.Totalram) * uint64(info.Unit)
+	}
+	return h
+}
+
+// placement is the cgroup of the VMM, with what bounds the sandbox as a whole.
+func placement(r Request, spec *specs.Spec, size bundle.Size) (*hostcgroup.Cgroup, error) {
+	path := spec.Linux.CgroupsPath
+	if err := hostcgroup.CheckDriver(path, r.SystemdCgroup); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	limits := hostcgroup.Limits{Shares: bundle.Shares(spec)}
+	limits.Cpus, limits.Mems = bundle.Cpuset(spec.Linux.Resources)
+	if bundle.HasMemoryLimit(spec) {
+		limits.Memory = size.Memory + vmmOverhead
+	}
+	return hostcgroup.New(path, limits)
+}
+
+// place puts the VMM into its cgroup, and says once what of the host's limits cannot be had.
+func (v *vm) place(pid int) error {
+	if err := v.cgroup.Add(pid); err != nil {
+		return err
+	}
+	if missing := v.cgroup.Missing(); len(missing) > 0 {
+		log.L.WithField("controllers", missing).Warn("the host has no such cgroup controllers: " +
+			"limits hold in the guest only, and the VM as a whole is not bounded by them")
+	}
+	return nil
+}
+
+// Update changes a container's limits, given as JSON: in the guest, and of the sandbox on the host for the container
+// that made it.
+func (s *Sandbox) Update(ctx context.Context, id string, resources []byte) error {
+	m, err := s.member(id)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	v, c, size := s.vm, s.config, s.size
+	s.mu.Unlock()
+	update, err := bundle.UpdateOf(resources, m.spec, size, c)
+	if err != nil {
+		return err
+	}
+	if err := m.Update(ctx, update.Guest); err != nil {
+		return err
+	}
+	if !m.first {
+		return nil
+	}
+	return v.cgroup.Update(hostcgroup.Limits{Cpus: update.Cpus, Mems: update.Mems, Shares: update.Shares})
+}
+
+// listenForOOM passes on what the guest has to tell, until the VM ends.
+func (s *Sandbox) listenForOOM(v *vm) {
+	for {
+		r, err := v.agent.NextEvent(v.ctx, &agentv1.NextEventRequest{})
+		if err != nil {
+			if v.ctx.Err() == nil {
+				log.L.WithError(err).WithField("id", s.ID).Warn("the guest tells no more events")
+			}
+			return
+		}
+		if oom := r.GetOom(); oom != nil {
+			if c, err := s.Container(oom.ContainerId); err == nil {
+				c.OOM()
+			}
+		}
+	}
+}
+
+// tellOOM tells, before a container's exit, that the host has killed its VM for want of memory.
+func (s *Sandbox) tellOOM(v *vm, id string) {
+	if !v.oomKilled.Load() {
+		return
+	}
+	if c, err := s.Container(id); err == nil {
+		c.OOM()
+	}
+}
