@@ -37,9 +37,9 @@ packages() {
 	p="ca-certificates curl make gcc libc6-dev binutils flex bison bc libelf-dev libssl-dev xz-utils lz4 kmod git
 		busybox-static e2fsprogs qemu-system-x86 containerd runc iproute2"
 	if [ "$1" = all ]; then
-		# The KVM test host's kernel and its other init; other architectures: their compilers, for kernels, and
+		# The KVM test host's kernel and its other init; what pods are connected with; other architectures: their compilers, for kernels, and
 		# QEMU's two kinds, for unit tests and for machines.
-		p="$p systemd dbus protobuf-compiler
+		p="$p systemd dbus protobuf-compiler containernetworking-plugins
 			gcc-aarch64-linux-gnu gcc-s390x-linux-gnu qemu-user-static qemu-system-arm $(host_packages)"
 	fi
 	for q in $p; do installed "$q" || echo "$q"; done

@@ -1,6 +1,8 @@
 // Command image writes the OCI image that the tests and the demo run: busybox, and a few files to trip over.
 //
 //	image -o image.tar [-busybox /bin/busybox]
+//
+// With -pause it is the image of a pod's first container: nothing but a process that waits, and reaps.
 package main
 
 import (
@@ -18,23 +20,30 @@ import (
 	"time"
 )
 
-// Name is what the image is called once imported.
-const name = "husk.test/busybox:latest"
+// What the images are called once imported.
+const (
+	name  = "husk.test/busybox:latest"
+	pause = "husk.test/pause:latest"
+)
 
 func main() {
 	out := flag.String("o", "image.tar", "where to write the image")
 	busybox := flag.String("busybox", "/bin/busybox", "a static busybox")
+	pausing := flag.Bool("pause", false, "write the pause image instead")
 	flag.Parse()
-	if err := write(*out, *busybox); err != nil {
+	if err := write(*out, *busybox, *pausing); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
 }
 
-func write(out, busybox string) error {
+func write(out, busybox string, pausing bool) error {
 	binary, err := os.ReadFile(busybox)
 	if err != nil {
 		return fmt.Errorf("read busybox (install the package busybox-static): %w", err)
+	}
+	if pausing {
+		return writePause(out, binary)
 	}
 	applets, err := exec.Command(busybox, "--list").Output()
 	if err != nil {
@@ -44,7 +53,24 @@ func write(out, busybox string) error {
 	if err != nil {
 		return err
 	}
-	image, err := layout(layer)
+	image, err := layout(name, []string{"sh"}, layer)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(out, image, 0o644)
+}
+
+// writePause writes the pause image. The shell's wait reaps whatever else becomes its child.
+func writePause(out string, busybox []byte) error {
+	a := newArchive()
+	a.dir("bin")
+	a.file("bin/busybox", 0o755, busybox)
+	a.link("bin/sh", "busybox")
+	layer, err := a.bytes()
+	if err != nil {
+		return err
+	}
+	image, err := layout(pause, []string{"/bin/sh", "-c", "trap exit INT TERM; while :; do busybox sleep 3600 & wait; done"}, layer)
 	if err != nil {
 		return err
 	}
@@ -79,7 +105,7 @@ type descriptor struct {
 }
 
 // layout is an OCI image layout with a single image of a single layer (OCI image-spec image-layout.md).
-func layout(layer []byte) ([]byte, error) {
+func layout(name string, command []string, layer []byte) ([]byte, error) {
 	a := newArchive()
 	a.dir("blobs")
 	a.dir("blobs/sha256")
@@ -99,7 +125,7 @@ func layout(layer []byte) ([]byte, error) {
 		"os":           "linux",
 		"config": map[string]any{
 			"Env": []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-			"Cmd": []string{"sh"},
+			"Cmd": command,
 		},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{l.Digest}},
 	})

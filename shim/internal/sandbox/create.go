@@ -233,7 +233,7 @@ func (s *Sandbox) createContainer(ctx context.Context, v *vm, r Request, m *memb
 	}
 	params := container.Params{
 		ID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs,
-		Spec: spec, Storages: m.storages(),
+		Spec: spec, Storages: m.storages(bundle.Identify(r.ID, m.prepared.guest.Spec.Annotations)),
 		Stdio: r.Stdio, Session: m.session,
 		PID:       uint32(v.machine.PID()),
 		MustExist: s.config.MissingExecutable == config.MissingExecutableFails,

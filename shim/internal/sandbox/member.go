@@ -141,14 +141,17 @@ func (p *prepared) donate(m machine) (shares []*vmmv1.Share, disks []*vmmv1.Disk
 	return shares, disks, nil
 }
 
-func (p *prepared) storages() []*agentv1.Storage {
-	disk := p.root.Disk
-	if disk == nil {
-		return nil
+// storages are what the guest mounts by itself before it creates the container.
+func (m *member) storages(identity bundle.Identity) (list []*agentv1.Storage) {
+	if disk := m.root.Disk; disk != nil {
+		list = append(list, &agentv1.Storage{
+			Serial: m.guest.RootID, Fstype: disk.FSType, Options: disk.Options, Target: bundle.DiskPath(m.guest.RootID),
+		})
 	}
-	return []*agentv1.Storage{{
-		Serial: p.guest.RootID, Fstype: disk.FSType, Options: disk.Options, Target: bundle.DiskPath(p.guest.RootID),
-	}}
+	if identity.Kind == bundle.Pod {
+		list = append(list, sharedMemory(m.guest.SharedMemory))
+	}
+	return list
 }
 
 // release takes a container's part on the host back, from the VM first when that goes on without it.
