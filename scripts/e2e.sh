@@ -7,6 +7,7 @@
 #   kvm-2, kvm-1     all end-to-end tests on KVM, in the KVM test host with CGROUP's layout
 #   qemu-2, qemu-1   the same on QEMU, right here
 #   cri-2, cri-1     pods through containerd's CRI plugin, on QEMU, right here
+#   cri-sandbox      the same without a pause container, through containerd's Sandbox API
 #   unit-kvm         the unit tests that need KVM, in the test host
 #   unit-qemu        the unit tests that boot the guest's kernel in QEMU
 #   foreign          containers in machines of other architectures, on QEMU: half a minute once the kernels are built
@@ -50,6 +51,7 @@ job() {
 	kvm-[12]) host $(tests kvm "${1#kvm-}") ;;
 	qemu-[12]) here $(tests qemu "${1#qemu-}") ;;
 	cri-[12]) here $(pods "${1#cri-}") ;;
+	cri-sandbox) here $(pods 2) -handler husk-sandbox ;;
 	unit-kvm)
 		host env "HUSK_TEST_KERNEL=$bin/husk-kernel" "HUSK_TEST_BZIMAGE=$bin/husk-kernel.bzImage" \
 			sh -ec 'for p in kvm vcpu arch boot; do (cd "vmm/$p" && "$0/$p.test" -test.timeout 38m); done' "$bin/test/unit" ;;

@@ -14,6 +14,9 @@ import (
 // MaxVCPUs is what a VM can have.
 const MaxVCPUs = 64
 
+// maxMemoryLimit is a limit that means none.
+const maxMemoryLimit = math.MaxInt64 >> 8
+
 // granule is what guest memory comes in.
 const granule = 2 << 20
 
@@ -23,8 +26,8 @@ type Size struct {
 	Memory uint64 // bytes, a multiple of 2 MiB
 }
 
-// SizeOf sizes the VM for a container: by the annotations that the configuration allows, else by the
-// container's limits, else by the configuration's defaults. A quota of CPU is rounded up to whole vCPUs; to a
+// SizeOf sizes the VM for a container: by the annotations that the configuration allows, else by the limits of its pod
+// or its own, else by the configuration's defaults. A quota of CPU is rounded up to whole vCPUs; to a
 // memory limit comes the reserve for the guest itself, and 1/64 for its page structures.
 func SizeOf(spec *specs.Spec, c *config.Config) (Size, error) {
 	size := Size{VCPUs: c.DefaultVCPUs, Memory: uint64(c.DefaultMemory)}
@@ -34,6 +37,13 @@ func SizeOf(spec *specs.Spec, c *config.Config) (Size, error) {
 	}
 	if limit := memoryLimit(spec); limit > 0 {
 		size.Memory = limit + uint64(c.GuestReserve) + limit/64
+	}
+	quota, period, memory := podLimits(spec)
+	if quota > 0 && period > 0 {
+		size.VCPUs = uint32(max(1, min((uint64(quota)+period-1)/period, MaxVCPUs)))
+	}
+	if memory > 0 && memory < maxMemoryLimit {
+		size.Memory = memory + uint64(c.GuestReserve) + memory/64
 	}
 	if text, ok := spec.Annotations[config.AnnotationVCPUs]; ok {
 		if err := allowed(c, config.AnnotationVCPUs); err != nil {
@@ -84,7 +94,7 @@ func cpuLimit(spec *specs.Spec) (quota int64, period uint64) {
 // memoryLimit is 0 when there is none; CRI implementations say so with -1 or a huge number.
 func memoryLimit(spec *specs.Spec) uint64 {
 	if r := spec.Linux.Resources; r != nil && r.Memory != nil && r.Memory.Limit != nil {
-		if limit := *r.Memory.Limit; limit > 0 && limit < math.MaxInt64>>8 {
+		if limit := *r.Memory.Limit; limit > 0 && limit < maxMemoryLimit {
 			return uint64(limit)
 		}
 	}

@@ -33,6 +33,9 @@ type Request struct {
 	// Of the runtime's options.
 	ConfigPath string
 	ConfigBody []byte
+	// pause makes the process that stands for a pod without a container of its own: it has no root, and the engine
+	// hears nothing of it.
+	pause bool
 }
 
 // vmmOverhead is what a VMM uses on the host beyond its guest's memory.
@@ -70,7 +73,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 			_ = v.control.Close()
 			err = errors.Join(err, v.hub.Close(), v.cgroup.Remove())
 		}
-		if p.root != nil {
+		if p.guest != nil {
 			err = errors.Join(err, p.close())
 		}
 	}()
@@ -190,8 +193,11 @@ func (v *vm) explain(err error) error {
 // createMember adds a container to the running VM.
 func (s *Sandbox) createMember(ctx context.Context, r Request, spec *specs.Spec) (err error) {
 	s.mu.Lock()
-	v := s.vm
+	v, pod := s.vm, s.pod
 	s.mu.Unlock()
+	if pod != nil {
+		bundle.UsePodFiles(spec, s.ID, s.Dir.Join(podFiles))
+	}
 	guest, err := bundle.ForGuest(r.ID, spec)
 	if err != nil {
 		return err
@@ -244,6 +250,9 @@ func (s *Sandbox) createContainer(ctx context.Context, v *vm, r Request, m *memb
 		},
 		Exited: func(e container.Exit) { s.recordExit(r.ID, e) },
 		Ended:  func() {},
+	}
+	if r.pause {
+		params.Sink = silence{}
 	}
 	if size := m.prepared.guest.Spec.Process.ConsoleSize; size != nil {
 		params.Width, params.Height = uint32(size.Width), uint32(size.Height)

@@ -66,6 +66,7 @@ type Sandbox struct {
 
 	mu         sync.Mutex
 	phase      phase
+	pod        *Pod // that the Sandbox API asked for
 	vm         *vm
 	config     *config.Config
 	gone       chan struct{} // closed when the VM is gone; made by the boot
