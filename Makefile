@@ -40,7 +40,7 @@ JOBS        ?= kvm-2
 endif
 CGROUP      ?= v2
 DRIVER      ?= cgroupfs
-JOBS        ?= kvm-2 kvm-1 foreign qemu-2 unit-qemu unit-kvm
+JOBS        ?= kvm-2 kvm-1 foreign qemu-2 cri-2 unit-qemu unit-kvm
 
 ##@ Everyday
 
@@ -94,7 +94,7 @@ check: ## gofmt, go vet, staticcheck, generated code is current
 
 .PHONY: unit
 unit: ## Unit tests, with the race detector
-	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v -e /test/e2e -e /test/bench -e /test/foreign)
+	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v -e /test/e2e -e /test/cri -e /test/bench -e /test/foreign)
 	go test ./vmm/jail # what the race detector's cgo keeps it from
 
 .PHONY: unit-cross
@@ -114,7 +114,7 @@ fuzz: ## Fuzz each target for FUZZTIME (default 30s)
 	done
 
 .PHONY: e2e
-e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/runtimetest $(TESTBIN)/containerd $(TESTBIN)/image.tar $(UNIT_KVM) $(if $(filter qemu-2,$(JOBS)),$(TESTBIN)/debian.tar $(TESTBIN)/posix) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|v1-nofreezer|hybrid|v2, DRIVER=cgroupfs|systemd, JOBS="…"
+e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/cri.test $(TESTBIN)/runtimetest $(TESTBIN)/containerd $(TESTBIN)/image.tar $(TESTBIN)/pause.tar $(UNIT_KVM) $(if $(filter qemu-2,$(JOBS)),$(TESTBIN)/debian.tar $(TESTBIN)/posix) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|v1-nofreezer|hybrid|v2, DRIVER=cgroupfs|systemd, JOBS="…"
 	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' '$(DRIVER)' $(JOBS)
 
 .PHONY: foreign
@@ -175,8 +175,8 @@ $(BIN)/%/husk-kernel: kernel-configs/*
 
 $(TESTBIN)/host $(TESTBIN)/demo $(TESTBIN)/bench: FORCE
 	@$(GO_BUILD) -o $@ ./test/$(@F)
-$(TESTBIN)/e2e.test: FORCE
-	@go test -c -o $@ ./test/e2e
+$(TESTBIN)/e2e.test $(TESTBIN)/cri.test: $(TESTBIN)/%.test: FORCE
+	@go test -c -o $@ ./test/$*
 $(TESTBIN)/unit/%.test: FORCE
 	@go test -c -o $@ ./vmm/$*
 $(TESTBIN)/posix: FORCE
@@ -186,6 +186,8 @@ $(TESTBIN)/image.tar: FORCE
 # With its repository, $(TESTBIN)/debian.tar.packages.
 $(TESTBIN)/debian.tar: scripts/debian.sh test/image/main.go
 	@scripts/debian.sh $@ && touch $@
+$(TESTBIN)/pause.tar: FORCE
+	@go run ./test/image -pause -o $@
 $(TESTBIN)/containerd: go.mod
 	@mkdir -p $@
 	@v=$$(go list -m -f '{{.Version}}' $(CONTAINERD)); echo "building containerd $$v" >&2; \

@@ -8,6 +8,8 @@
 #
 #   kvm-2, kvm-1     all end-to-end tests on KVM, in the KVM test host with CGROUP's layout
 #   qemu-2, qemu-1   the same on QEMU, right here; qemu-2 also those of the Debian image and of test/posix
+#   cri-2, cri-1     pods through containerd's CRI plugin, on QEMU, right here
+#   cri-sandbox      the same without a pause container, through containerd's Sandbox API
 #   unit-kvm         the unit tests that need KVM, in the test host
 #   unit-qemu        the unit tests that boot the guest's kernel in QEMU
 #   foreign          containers in machines of other architectures, on QEMU: half a minute once the kernels are built
@@ -45,11 +47,23 @@ tests() {
 		-bin "$bin" -runtimetest "$bin/test/runtimetest" -image "$bin/test/image.tar" "-containerd=$dir" $more
 }
 
+# pods prints the command of the tests of pods: CONTAINERD.
+pods() {
+	case $1 in
+	1) dir='' ;;
+	2) dir=$bin/test/containerd ;;
+	esac
+	echo "$bin/test/cri.test" -test.v -test.timeout 38m "-test.run=$run" -backend qemu -bin "$bin" -image "$bin/test/image.tar" \
+		-pause "$bin/test/pause.tar" "-containerd=$dir" -drop-in "$PWD/deploy/containerd/husk-$1.x.toml"
+}
+
 job() {
 	echo "== end to end: $1, cgroup $cgroup, driver $driver"
 	case $1 in
 	kvm-[12]) host $(tests kvm "${1#kvm-}") ;;
 	qemu-[12]) here $(tests qemu "${1#qemu-}") ;;
+	cri-[12]) here $(pods "${1#cri-}") ;;
+	cri-sandbox) here $(pods 2) -handler husk-sandbox ;;
 	unit-kvm)
 		host env "HUSK_TEST_KERNEL=$bin/husk-kernel" "HUSK_TEST_BZIMAGE=$bin/husk-kernel.bzImage" \
 			sh -ec 'for p in kvm vcpu arch boot; do (cd "vmm/$p" && "$0/$p.test" -test.timeout 38m); done' "$bin/test/unit" ;;

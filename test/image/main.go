@@ -3,6 +3,9 @@
 //
 //	image -o image.tar [-busybox /bin/busybox]
 //	image -o image.tar -layer root.tar -name NAME
+//	image -o image.tar -pause
+//
+// With -pause it is the image of a pod's first container: nothing but a process that waits, and reaps.
 package main
 
 import (
@@ -22,20 +25,43 @@ import (
 	"time"
 )
 
+// What the images are called once imported, unless they get another name.
+const (
+	busyboxName = "husk.test/busybox:latest"
+	pauseName   = "husk.test/pause:latest"
+)
+
 func main() {
 	out := flag.String("o", "image.tar", "where to write the image")
-	name := flag.String("name", "husk.test/busybox:latest", "what the image is called once imported")
+	name := flag.String("name", "", "what the image is called once imported")
 	layer := flag.String("layer", "", "a tar of the image's root; empty makes one of busybox")
 	busybox := flag.String("busybox", "/bin/busybox", "a static busybox")
+	pausing := flag.Bool("pause", false, "write the pause image instead")
 	flag.Parse()
-	if err := write(*out, *name, *layer, *busybox); err != nil {
+	i := image{name: busyboxName, command: []string{"sh"}}
+	if *pausing {
+		i = image{name: pauseName, command: pauseCommand}
+	}
+	if *name != "" {
+		i.name = *name
+	}
+	if err := write(*out, i, *layer, *busybox, *pausing); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
 }
 
-func write(out, name, layer, busybox string) error {
-	root, size, err := open(layer, busybox)
+// image is what an image says of itself.
+type image struct {
+	name    string
+	command []string
+}
+
+// pauseCommand waits, and reaps whatever becomes the shell's child.
+var pauseCommand = []string{"/bin/sh", "-c", "trap exit INT TERM; while :; do busybox sleep 3600 & wait; done"}
+
+func write(out string, i image, layer, busybox string, pausing bool) error {
+	root, size, err := open(layer, busybox, pausing)
 	if err != nil {
 		return err
 	}
@@ -43,13 +69,13 @@ func write(out, name, layer, busybox string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(layout(f, name, root, size), f.Close())
+	return errors.Join(layout(f, i, root, size), f.Close())
 }
 
 // open returns the image's layer, and its size.
-func open(layer, busybox string) (io.ReadSeeker, int64, error) {
+func open(layer, busybox string, pausing bool) (io.ReadSeeker, int64, error) {
 	if layer == "" {
-		b, err := busyboxRoot(busybox)
+		b, err := busyboxRoot(busybox, pausing)
 		return bytes.NewReader(b), int64(len(b)), err
 	}
 	f, err := os.Open(layer) // until the end of the program
@@ -63,16 +89,30 @@ func open(layer, busybox string) (io.ReadSeeker, int64, error) {
 	return f, st.Size(), nil
 }
 
-func busyboxRoot(busybox string) ([]byte, error) {
+func busyboxRoot(busybox string, pausing bool) ([]byte, error) {
 	binary, err := os.ReadFile(busybox)
 	if err != nil {
 		return nil, fmt.Errorf("read busybox (install the package busybox-static): %w", err)
+	}
+	if pausing {
+		return pauseRoot(binary)
 	}
 	applets, err := exec.Command(busybox, "--list").Output()
 	if err != nil {
 		return nil, fmt.Errorf("list the applets of %s: %w", busybox, err)
 	}
 	return rootfs(binary, strings.Fields(string(applets)))
+}
+
+// pauseRoot is the one layer of the pause image.
+func pauseRoot(busybox []byte) ([]byte, error) {
+	var layer bytes.Buffer
+	a := newArchive(&layer)
+	a.dir("bin")
+	a.file("bin/busybox", 0o755, busybox)
+	a.link("bin/sh", "busybox")
+	err := a.close()
+	return layer.Bytes(), err
 }
 
 // rootfs is the one layer of the image of busybox.
@@ -93,7 +133,8 @@ func rootfs(busybox []byte, applets []string) ([]byte, error) {
 	a.file("srv/not-executable", 0o644, []byte("#!/bin/sh\n"))
 	a.file("srv/bad-format", 0o755, []byte("this is no program\x00\n"))
 	a.file("srv/script", 0o755, []byte("#!/bin/sh\nexit 9\n"))
-	return layer.Bytes(), a.close()
+	err := a.close()
+	return layer.Bytes(), err
 }
 
 type descriptor struct {
@@ -104,7 +145,7 @@ type descriptor struct {
 }
 
 // layout writes an OCI image layout with a single image of a single layer (OCI image-spec image-layout.md).
-func layout(out io.Writer, name string, layer io.ReadSeeker, size int64) error {
+func layout(out io.Writer, i image, layer io.ReadSeeker, size int64) error {
 	a := newArchive(out)
 	a.dir("blobs")
 	a.dir("blobs/sha256")
@@ -136,7 +177,7 @@ func layout(out io.Writer, name string, layer io.ReadSeeker, size int64) error {
 		"os":           "linux",
 		"config": map[string]any{
 			"Env": []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-			"Cmd": []string{"sh"},
+			"Cmd": i.command,
 		},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{l.Digest}},
 	})
@@ -152,7 +193,7 @@ func layout(out io.Writer, name string, layer io.ReadSeeker, size int64) error {
 	if err != nil {
 		return err
 	}
-	manifest.Annotations = map[string]string{"io.containerd.image.name": name, "org.opencontainers.image.ref.name": "latest"}
+	manifest.Annotations = map[string]string{"io.containerd.image.name": i.name, "org.opencontainers.image.ref.name": "latest"}
 	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "manifests": []descriptor{manifest}})
 	if err != nil {
 		return err

@@ -30,6 +30,15 @@ type Config struct {
 	ImageTar   string
 	Dir        string // for containerd's root, state and logs; must exist and be able to hold an overlay's upper layer
 	HuskConfig string // contents of husk's configuration file; empty for none
+	CRI        *CRI   // nil leaves the CRI plugin out
+	Namespace  string // of containerd, for the image and ctr; empty is containerd's default
+}
+
+// CRI is containerd's configuration of the CRI plugin.
+type CRI struct {
+	Version int      // of the configuration file: 2, or 3 for containerd 2.x
+	Imports []string // further files
+	Plugins string   // the plugin's tables
 }
 
 // Rig is a running containerd.
@@ -122,6 +131,9 @@ func (r *Rig) Ctr(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, r.tool("ctr"), append([]string{"--address", r.Address()}, args...)...)
 	// What containerd thinks of the host's cgroup v1 is not the container's output.
 	cmd.Env = append(os.Environ(), "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=true")
+	if r.cfg.Namespace != "" {
+		cmd.Env = append(cmd.Env, "CONTAINERD_NAMESPACE="+r.cfg.Namespace)
+	}
 	return cmd
 }
 
@@ -204,6 +216,18 @@ func (r *Rig) tool(name string) string {
 }
 
 func (r *Rig) containerdConfig() string {
+	if c := r.cfg.CRI; c != nil {
+		return fmt.Sprintf(`version = %d
+root = %q
+state = %q
+imports = [%s]
+disabled_plugins = ["io.containerd.internal.v1.opt"]
+[grpc]
+  address = %q
+[ttrpc]
+  address = %q
+%s`, c.Version, r.path("root"), r.path("state"), quoted(c.Imports), r.Address(), r.Address()+".ttrpc", c.Plugins)
+	}
 	// Version 2 is read by 1.6 and by 2.x. CRI is not needed here and wants a network.
 	return fmt.Sprintf(`version = 2
 root = %q
@@ -218,6 +242,15 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
   root_path = %q
   fs_type = "ext4"
 `, r.path("root"), r.path("state"), r.Address(), r.Address()+".ttrpc", r.path(scratch), r.path("blockfile"))
+}
+
+// quoted is a list of strings as TOML has it.
+func quoted(list []string) string {
+	var q []string
+	for _, s := range list {
+		q = append(q, fmt.Sprintf("%q", s))
+	}
+	return strings.Join(q, ", ")
 }
 
 // scratch is the file system that the blockfile snapshotter copies for the first layer of an image.

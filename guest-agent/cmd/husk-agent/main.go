@@ -1,5 +1,6 @@
 // Command husk-agent is /init of a husk guest: it boots it, dials the host, and serves it until the end. Started
-// again by itself, with stage.Name as its argument, it is the beginning of a container's process.
+// again by itself, with stage.Name as its argument, it is the beginning of a container's process; with process.PauseName, what holds the
+// namespaces of a pod.
 package main
 
 import (
@@ -29,6 +30,10 @@ const (
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == stage.Name {
 		os.Exit(stage.Main())
+	}
+	if len(os.Args) == 2 && os.Args[1] == process.PauseName {
+		process.Pause()
+		return
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "husk-agent: is the init of a husk guest, and does nothing elsewhere")

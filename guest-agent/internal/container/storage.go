@@ -19,7 +19,7 @@ var mountFlags = map[string]uintptr{
 	"lazytime": unix.MS_LAZYTIME, "rw": 0, "defaults": 0,
 }
 
-// mountStorages mounts the devices in order and answers what undoes it.
+// mountStorages mounts the storages in order and answers what undoes it.
 func mountStorages(list []*agentv1.Storage) (undo func() error, err error) {
 	var targets []string
 	undo = func() error {
@@ -44,9 +44,12 @@ func mountStorage(s *agentv1.Storage) error {
 	if !filepath.IsAbs(s.GetTarget()) {
 		return errors.New("the target is not an absolute path")
 	}
-	device, err := findDevice(s.GetSerial())
-	if err != nil {
-		return err
+	device := s.GetFstype()
+	if s.GetSerial() != "" {
+		var err error
+		if device, err = findDevice(s.GetSerial()); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(s.GetTarget(), 0o755); err != nil {
 		return err

@@ -41,6 +41,8 @@ type Guest struct {
 	Binds  []Share  // in the order of the specification's mounts
 	Notes  []string // what was left out, for the log
 	RootID string   // a name for the container's root, as share or as disk serial
+	// SharedMemory is the host's directory that the pod's /dev/shm would be; empty when the container has none.
+	SharedMemory string
 }
 
 // ForGuest makes the guest's specification from the host's, which it leaves alone. The guest is the sandbox,
@@ -57,7 +59,8 @@ func ForGuest(id string, spec *specs.Spec) (*Guest, error) {
 	guest.Windows, guest.Solaris, guest.VM, guest.ZOS = nil, nil, nil, nil
 	g.stripProcess(guest.Process)
 	g.stripLinux(guest.Linux)
-	shareNamespaces(guest.Linux, Identify(id, spec.Annotations))
+	identity := Identify(id, spec.Annotations)
+	shareNamespaces(guest.Linux, identity)
 	ownCgroups(guest)
 	for i := range guest.Mounts {
 		m := &guest.Mounts[i]
@@ -66,6 +69,10 @@ func ForGuest(id string, spec *specs.Spec) (*Guest, error) {
 		}
 		if m.Source == "" {
 			return nil, fmt.Errorf("mount of %s: a bind mount without a source: %w", m.Destination, errdefs.ErrInvalidArgument)
+		}
+		if isSharedMemory(*m, identity) {
+			g.SharedMemory, m.Source = m.Source, SharedMemory
+			continue
 		}
 		share := Share{
 			Name:      shareName(id, fmt.Sprint("mount", i)),

@@ -16,9 +16,12 @@ import (
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/huskvm/husk/shim/internal/config"
 	"github.com/huskvm/husk/shim/internal/events"
+	"github.com/huskvm/husk/shim/internal/rundir"
 	"github.com/huskvm/husk/shim/internal/sandbox"
 	"github.com/huskvm/husk/shim/internal/task"
 )
@@ -139,6 +142,16 @@ func (d *daemon) shutdown() error {
 	return d.err
 }
 
+// loadOptions reads the runtime's options that start was given; nil when there are none.
+func loadOptions(dir rundir.Dir) *anypb.Any {
+	data, err := os.ReadFile(dir.Join(rundir.Options))
+	options := new(anypb.Any)
+	if err != nil || proto.Unmarshal(data, options) != nil {
+		return nil
+	}
+	return options
+}
+
 func (d *daemon) idle() {
 	if d.sandbox.Containers() == 0 {
 		log.L.Info("no container for too long")
@@ -151,7 +164,9 @@ func (d *daemon) run() error {
 	if err != nil {
 		return fmt.Errorf("create server: %w", err)
 	}
-	task.New(d.sandbox, d.shutdown).Register(server)
+	service := task.New(d.sandbox, d.shutdown)
+	service.Register(server)
+	service.RegisterPods(server, d.sandbox.Namespace, loadOptions(d.sandbox.Dir))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	served := make(chan error, 1)

@@ -49,6 +49,7 @@ func (s *Shim) start() error {
 			s.address = params.ContainerdGrpcAddress
 		}
 	}
+	options := runtimeOptions(input, params)
 	annotations, err := s.annotations()
 	if err != nil {
 		return err
@@ -62,7 +63,7 @@ func (s *Shim) start() error {
 		if params != nil {
 			version = currentVersion
 		}
-		result, err = s.found(version, begun)
+		result, err = s.found(version, options, begun)
 	}
 	if err != nil {
 		return err
@@ -83,13 +84,31 @@ func parseParams(input []byte, id, namespace string) *bootapi.BootstrapParams {
 	return params
 }
 
-// annotations reads no more of the specification than start needs.
+// runtimeOptions are the runtime's, encoded as an Any: all of the old protocol's input, an extension of the new one's
+// parameters.
+func runtimeOptions(input []byte, params *bootapi.BootstrapParams) []byte {
+	if params == nil {
+		return input
+	}
+	for _, e := range params.Extensions {
+		if data, err := proto.Marshal(e.GetValue()); err == nil {
+			return data
+		}
+	}
+	return nil
+}
+
+// annotations reads no more of the specification than start needs. A sandbox that the Sandbox API is to make has none; CRI-O, which
+// says no address, does not know that API.
 func (s *Shim) annotations() (map[string]string, error) {
 	dir, err := s.bundleDir()
 	if err != nil {
 		return nil, err
 	}
 	data, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if errors.Is(err, os.ErrNotExist) && s.address != "" {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the bundle's specification: %w", err)
 	}
@@ -120,13 +139,18 @@ func (s *Shim) join(sandbox string) (*bootapi.BootstrapResult, error) {
 }
 
 // found starts the daemon of a new sandbox.
-func (s *Shim) found(version int32, begun uint64) (*bootapi.BootstrapResult, error) {
+func (s *Shim) found(version int32, options []byte, begun uint64) (*bootapi.BootstrapResult, error) {
 	dir := s.dir(s.id)
 	lock, err := s.claim(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
+	if len(options) > 0 {
+		if err := dir.Replace(rundir.Options, options); err != nil {
+			return nil, errors.Join(err, dir.Remove())
+		}
+	}
 	socket := dir.Join(rundir.Socket)
 	result := &bootapi.BootstrapResult{Version: version, Address: "unix://" + socket, Protocol: "ttrpc"}
 	if err := s.launch(dir, lock, socket, result, begun); err != nil {

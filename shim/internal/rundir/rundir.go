@@ -26,6 +26,7 @@ const Root = "/run/husk"
 const (
 	Socket       = "shim.sock"      // the task API
 	Bootstrap    = "bootstrap.json" // what `start` answered
+	Options      = "options.pb"     // the runtime's options, as an Any; missing when there are none
 	lockFile     = "lock"           // held by the shim; its content says which process that is
 	stateFile    = "state.json"
 	AgentSocket  = "vsock.sock_1024" // the guest's agent dials it

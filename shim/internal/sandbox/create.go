@@ -37,6 +37,9 @@ type Request struct {
 	// Of runc's options.
 	SystemdCgroup bool
 	ShimCgroup    string
+	// pause makes the process that stands for a pod without a container of its own: it has no root, and the engine
+	// hears nothing of it.
+	pause bool
 }
 
 // createFirst boots the VM and creates its first container. On error both are gone.
@@ -71,7 +74,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 			_ = v.control.Close()
 			err = errors.Join(err, v.hub.Close(), v.cgroup.Remove())
 		}
-		if p.root != nil {
+		if p.guest != nil {
 			err = errors.Join(err, p.close())
 		}
 	}()
@@ -203,8 +206,11 @@ func (v *vm) explain(err error) error {
 // createMember adds a container to the running VM.
 func (s *Sandbox) createMember(ctx context.Context, r Request, spec *specs.Spec) (err error) {
 	s.mu.Lock()
-	v := s.vm
+	v, pod := s.vm, s.pod
 	s.mu.Unlock()
+	if pod != nil {
+		bundle.UsePodFiles(spec, s.ID, s.Dir.Join(podFiles))
+	}
 	guest, err := bundle.ForGuest(r.ID, spec)
 	if err != nil {
 		return err
@@ -246,7 +252,7 @@ func (s *Sandbox) createContainer(ctx context.Context, v *vm, r Request, m *memb
 	}
 	params := container.Params{
 		ID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs,
-		Spec: spec, Storages: m.storages(),
+		Spec: spec, Storages: m.storages(bundle.Identify(r.ID, m.prepared.guest.Spec.Annotations)),
 		Stdio: r.Stdio, Session: m.session,
 		PID:       uint32(v.machine.PID()),
 		MustExist: s.config.MissingExecutable == config.MissingExecutableFails,
@@ -260,6 +266,9 @@ func (s *Sandbox) createContainer(ctx context.Context, v *vm, r Request, m *memb
 			s.recordExit(r.ID, e)
 		},
 		Ended: func() {},
+	}
+	if r.pause {
+		params.Sink = silence{}
 	}
 	if size := m.prepared.guest.Spec.Process.ConsoleSize; size != nil {
 		params.Width, params.Height = uint32(size.Width), uint32(size.Height)

@@ -56,23 +56,10 @@ func (s *Sandbox) prepare(ctx context.Context, v *vm, r Request, spec *specs.Spe
 			p = prepared{}
 		}
 	}()
-	path := ""
-	if len(r.Rootfs) == 0 {
-		if path, err = bundle.HostRoot(r.Bundle, spec); err != nil {
+	if !r.pause {
+		if err = p.openRoot(r, spec); err != nil {
 			return p, err
 		}
-	}
-	if p.root, err = mounts.OpenRoot(r.Rootfs, p.dir+"/root", path); err != nil {
-		return p, err
-	}
-	if p.root.Disk == nil {
-		guest.Spec.Root.Path = bundle.GuestPath(guest.RootID)
-		err = mounts.CheckArchitecture(p.root.File, spec.Process.Args, spec.Process.Env, spec.Process.Cwd)
-		if err != nil {
-			return p, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
-		}
-	} else {
-		guest.Spec.Root.Path = bundle.DiskPath(guest.RootID)
 	}
 	for _, bind := range guest.Binds {
 		f, err := mounts.OpenSource(bind.Source, bind.Recursive)
@@ -83,6 +70,28 @@ func (s *Sandbox) prepare(ctx context.Context, v *vm, r Request, spec *specs.Spe
 	}
 	p.session, err = s.openStdio(ctx, v, r.ID, r.Stdio)
 	return p, err
+}
+
+func (p *prepared) openRoot(r Request, spec *specs.Spec) (err error) {
+	path := ""
+	if len(r.Rootfs) == 0 {
+		if path, err = bundle.HostRoot(r.Bundle, spec); err != nil {
+			return err
+		}
+	}
+	if p.root, err = mounts.OpenRoot(r.Rootfs, p.dir+"/root", path); err != nil {
+		return err
+	}
+	if p.root.Disk != nil {
+		p.guest.Spec.Root.Path = bundle.DiskPath(p.guest.RootID)
+		return nil
+	}
+	p.guest.Spec.Root.Path = bundle.GuestPath(p.guest.RootID)
+	err = mounts.CheckArchitecture(p.root.File, spec.Process.Args, spec.Process.Env, spec.Process.Cwd)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 func (s *Sandbox) openStdio(ctx context.Context, v *vm, id string, streams stdio.Config) (*stdio.Session, error) {
@@ -123,14 +132,16 @@ func (p *prepared) close() error {
 // donate gives the VMM the container's shares and disks. The files stay the shim's, for as long as the VM uses
 // them the VMM has its own.
 func (p *prepared) donate(m machine) (shares []*vmmv1.Share, disks []*vmmv1.Disk, err error) {
-	token, err := m.Donate(p.root.File)
-	if err != nil {
-		return nil, nil, err
-	}
-	if disk := p.root.Disk; disk != nil {
-		disks = append(disks, &vmmv1.Disk{Serial: p.guest.RootID, Fd: token, ReadOnly: disk.ReadOnly})
-	} else {
-		shares = append(shares, &vmmv1.Share{Name: p.guest.RootID, Fd: token})
+	if p.root != nil {
+		token, err := m.Donate(p.root.File)
+		if err != nil {
+			return nil, nil, err
+		}
+		if disk := p.root.Disk; disk != nil {
+			disks = append(disks, &vmmv1.Disk{Serial: p.guest.RootID, Fd: token, ReadOnly: disk.ReadOnly})
+		} else {
+			shares = append(shares, &vmmv1.Share{Name: p.guest.RootID, Fd: token})
+		}
 	}
 	for i, bind := range p.guest.Binds {
 		token, err := m.Donate(p.binds[i])
@@ -142,14 +153,19 @@ func (p *prepared) donate(m machine) (shares []*vmmv1.Share, disks []*vmmv1.Disk
 	return shares, disks, nil
 }
 
-func (p *prepared) storages() []*agentv1.Storage {
-	disk := p.root.Disk
-	if disk == nil {
-		return nil
+// storages are what the guest mounts by itself before it creates the container.
+func (m *member) storages(identity bundle.Identity) (list []*agentv1.Storage) {
+	if m.root == nil {
+		list = append(list, &agentv1.Storage{Fstype: "tmpfs", Target: bundle.PauseRoot, Options: []string{"mode=755", "size=64k"}})
+	} else if disk := m.root.Disk; disk != nil {
+		list = append(list, &agentv1.Storage{
+			Serial: m.guest.RootID, Fstype: disk.FSType, Options: disk.Options, Target: bundle.DiskPath(m.guest.RootID),
+		})
 	}
-	return []*agentv1.Storage{{
-		Serial: p.guest.RootID, Fstype: disk.FSType, Options: disk.Options, Target: bundle.DiskPath(p.guest.RootID),
-	}}
+	if identity.Kind == bundle.Pod {
+		list = append(list, sharedMemory(m.guest.SharedMemory))
+	}
+	return list
 }
 
 // release takes a container's part on the host back, from the VM first when that goes on without it.

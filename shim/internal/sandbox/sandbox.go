@@ -66,6 +66,7 @@ type Sandbox struct {
 
 	mu         sync.Mutex
 	phase      phase
+	pod        *Pod // that the Sandbox API asked for
 	vm         *vm
 	config     *config.Config
 	size       bundle.Size

@@ -284,10 +284,10 @@ func (x *Stdio) GetHeight() uint32 {
 	return 0
 }
 
-// Storage is a block device to mount before the container's root is looked at.
+// Storage is a file system to mount before the container's root is looked at.
 type Storage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Serial        string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"` // of the virtio-blk device
+	Serial        string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"` // of the virtio-blk device; empty for a file system without one
 	Fstype        string                 `protobuf:"bytes,2,opt,name=fstype,proto3" json:"fstype,omitempty"`
 	Options       []string               `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"` // as mount(8) takes them
 	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`   // an absolute guest path, created when missing
