@@ -10,12 +10,16 @@ cd "$(dirname "$0")/.."
 # that tests, not of the one that runs husk.
 skipped='
 guest-agent/internal/agent     -  starts itself in new namespaces, and the kernel knows its own programs only
+guest-agent/internal/netcfg    -  rtnetlink is not all emulated
+shim/internal/hostnet          -  likewise
+vmm/client                     -  starts processes in new namespaces
 shim/internal/manager          -  starts itself as the shim daemon: likewise
 vmm/jail                       -  starts itself jailed: likewise
 vmm/qemu                       TestMachinesOf.*|TestSignalsFrom.*|TestStart(Says|DoesNot).*|TestQEMU.*|TestNothingIsLeft  start QEMU in new namespaces
 vmm/vhostuser                  TestBrokenFrontEndIsTold  control messages are cut without a word
 vmm/virtio/fs                  TestKernel.*  mounts through /dev/fuse, and starts itself
 vmm/virtio/fs                  TestFilesAreCreatedWrittenReadAndTruncated  pwritev2 is not emulated
+shim/internal/mounts           TestSocketsAndFifosAreSources  open_tree is not emulated
 shim/internal/mounts           TestAForeignImageIsRefusedByItsArchitecture  openat2 is not emulated
 vmm/kvm                        TestRequireNamesEveryMissingCapability  the ioctls of /dev/kvm are not emulated
 '
