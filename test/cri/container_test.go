@@ -69,8 +69,15 @@ func TestExitsAndLogsOfContainers(t *testing.T) {
 		}
 	})
 	t.Run("log is complete", func(t *testing.T) {
-		c := p.start(shell("talker", "seq 1 50000; echo end >&2"))
-		c.expectExit(0)
+		script := "seq 1 50000; echo end >&2"
+		if *containerd == "" {
+			// containerd 1.6 loses the end of the log of a container that exits at once, with runc as well.
+			script += "; " + idle
+		}
+		c := p.start(shell("talker", script))
+		if *containerd != "" {
+			c.expectExit(0)
+		}
 		var want strings.Builder
 		for i := range 50000 {
 			fmt.Fprintln(&want, i+1)
