@@ -32,7 +32,7 @@ here() { scripts/pen.sh "$@"; }
 
 # What the test host is too slow for, and what needs a steadier clock than an emulated one. The jobs on QEMU have it, and
 # so has the test host with RUN=… .
-slow='TestNetwork|TestInterfacesOf|TestNameServer|TestWithoutANetwork|TestANamespace|TestCPUQuota|TestMetricsAgree|TestMemoryComesBack'
+slow='TestNetwork|TestInterfacesOf|TestNameServer|TestWithoutANetwork|TestANamespace|TestTheClock|TestCPUQuota|TestMetricsAgree|TestMemoryComesBack'
 
 # tests prints the command of the end-to-end tests: BACKEND CONTAINERD. The long row of containers is run once, and so are
 # the fields of the OCI specification on each backend. The long tests of files are where they are fast.
