@@ -1,6 +1,6 @@
 // Command husk-agent is /init of a husk guest: it boots it, dials the host, and serves it until the end. Started
-// again by itself, with stage.Name as its argument, it is the beginning of a container's process; with process.PauseName, what holds the
-// namespaces of a pod.
+// again by itself, with stage.Name as its argument, it is the beginning of a container's process; with
+// process.PauseName, what holds the namespaces of a pod.
 package main
 
 import (

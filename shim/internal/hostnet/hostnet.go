@@ -81,8 +81,8 @@ func (n *Network) Close() {
 // maxInterfaces is more than anybody has, and what names leave room for.
 const maxInterfaces = 16
 
-// Connect connects every interface of the namespace at path; of the host's own, none. What an earlier try of the same sandbox, or a sandbox
-// that is gone, has left there is replaced. On error nothing is left.
+// Connect connects every interface of the namespace at path; of the host's own, none. What an earlier try of the same
+// sandbox, or a sandbox that is gone, has left there is replaced. On error nothing is left.
 func Connect(path string, key Key) (n *Network, err error) {
 	err = inside(path, func(h *netlink.Handle) (err error) {
 		if err := disconnect(h, key); err != nil {

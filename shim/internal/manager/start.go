@@ -98,8 +98,8 @@ func runtimeOptions(input []byte, params *bootapi.BootstrapParams) []byte {
 	return nil
 }
 
-// annotations reads no more of the specification than start needs. A sandbox that the Sandbox API is to make has none; CRI-O, which
-// says no address, does not know that API.
+// annotations reads no more of the specification than start needs. A sandbox that the Sandbox API is to make has none;
+// CRI-O, which says no address, does not know that API.
 func (s *Shim) annotations() (map[string]string, error) {
 	dir, err := s.bundleDir()
 	if err != nil {
