@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"unsafe"
@@ -29,8 +30,12 @@ func bpf(command int, attr unsafe.Pointer, size uintptr) (int, error) {
 	return int(fd), nil
 }
 
-// attachDeviceProgram gives the program to the group, which keeps it.
-func attachDeviceProgram(group int, program []instruction) error {
+// loadTries is for a kernel that gives EAGAIN for a reason of its own: signals never come so often.
+const loadTries = 1000
+
+// loadDeviceProgram has the kernel check the program. It does so again for as long as a signal was in the way: then the
+// verifier breaks off with EAGAIN, and Go's scheduler sends signals wherever it preempts.
+func loadDeviceProgram(program []instruction) (int, error) {
 	license := []byte("Apache-2.0\x00")
 	load := programAttr{
 		kind:         unix.BPF_PROG_TYPE_CGROUP_DEVICE,
@@ -38,8 +43,20 @@ func attachDeviceProgram(group int, program []instruction) error {
 		instructions: unsafe.Pointer(&program[0]),
 		license:      unsafe.Pointer(&license[0]),
 	}
-	fd, err := bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&load), unsafe.Sizeof(load))
-	runtime.KeepAlive(program)
+	defer runtime.KeepAlive(program)
+	var err error
+	for range loadTries {
+		var fd int
+		if fd, err = bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&load), unsafe.Sizeof(load)); !errors.Is(err, unix.EAGAIN) {
+			return fd, err
+		}
+	}
+	return -1, err
+}
+
+// attachDeviceProgram gives the program to the group, which keeps it.
+func attachDeviceProgram(group int, program []instruction) error {
+	fd, err := loadDeviceProgram(program)
 	if err != nil {
 		return fmt.Errorf("load device program: %w", err)
 	}

@@ -1,0 +1,42 @@
+package cgroup
+
+import (
+	"errors"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Signals rain on the thread that loads, as from Go's scheduler on a slow processor.
+func TestDeviceProgramLoadsUnderSignals(t *testing.T) {
+	program, err := deviceProgram(defaultDevices)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread, ended, stopped := unix.Gettid(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-ended:
+				return
+			default:
+				unix.Tgkill(unix.Getpid(), thread, unix.SIGURG)
+			}
+		}
+	}()
+	defer func() { close(ended); <-stopped }()
+	for range 500 {
+		fd, err := loadDeviceProgram(encode(program))
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
+			t.Skip("loading a program of BPF: ", err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(fd)
+	}
+}
