@@ -7,6 +7,8 @@ import (
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/huskvm/husk/test/rig"
 )
 
 // shell is a container that runs a script.
@@ -19,12 +21,12 @@ const idle = "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done"
 
 // A pod of three containers is one VM: what each has of its own, and what they share.
 func TestThreeContainersShareAVM(t *testing.T) {
-	before := census(t)
+	before, vmms := census(t), len(rig.Processes("husk-vmm"))
 	p := newPod(t)
 	if s := p.status(); s.State != cri.PodSandboxState_SANDBOX_READY {
 		t.Errorf("state %s", s.State)
 	}
-	if n := len(processes("husk-vmm")); n != 1+len(before.of("process husk-vmm")) {
+	if n := len(rig.Processes("husk-vmm")); n != 1+vmms {
 		t.Errorf("%d VMMs", n)
 	}
 	boot := ""
@@ -42,7 +44,7 @@ func TestThreeContainersShareAVM(t *testing.T) {
 			t.Errorf("%s is in another VM", name)
 		}
 	}
-	if n := len(processes("husk-vmm")); n != 1+len(before.of("process husk-vmm")) {
+	if n := len(rig.Processes("husk-vmm")); n != 1+vmms {
 		t.Errorf("%d VMMs", n)
 	}
 	p.remove()

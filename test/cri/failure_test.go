@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/huskvm/husk/test/rig"
 )
 
 func TestKilledVMMEndsThePodAndAllItsContainers(t *testing.T) {
@@ -16,7 +18,7 @@ func TestKilledVMMEndsThePodAndAllItsContainers(t *testing.T) {
 	p := newPod(t)
 	one, two := p.start(shell("one", idle)), p.start(shell("two", idle))
 	vmm := ""
-	for _, pid := range processes("husk-vmm") {
+	for _, pid := range rig.Processes("husk-vmm") {
 		if !slices.Contains(before, "process husk-vmm "+pid) {
 			vmm = pid
 		}

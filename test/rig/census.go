@@ -1,0 +1,102 @@
+package rig
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Census says where sandboxes may leave something on the host.
+type Census struct {
+	Programs []string // how processes' names begin, as far as the kernel keeps them: 15 bytes
+	Mounts   []string // parts of mount points
+	Cgroups  []string // parts of cgroups' paths
+	Files    []string // patterns
+	Lasting  []string // names, of processes or files, that are there to stay
+}
+
+// Counts is what a census found: one entry a thing, "kind name".
+type Counts []string
+
+// Of are the entries that begin with the kind.
+func (c Counts) Of(kind string) Counts {
+	return slices.DeleteFunc(slices.Clone(c), func(entry string) bool { return !strings.HasPrefix(entry, kind+" ") })
+}
+
+// Take lists every process, mount, cgroup and file that is there now.
+func (c Census) Take() (Counts, error) {
+	var found Counts
+	add := func(kind, name string) { found = append(found, kind+" "+name) }
+	for _, program := range c.Programs {
+		for _, pid := range Processes(program) {
+			if comm := command(pid); !slices.Contains(c.Lasting, comm) {
+				add("process", comm+" "+pid)
+			}
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if target := strings.Fields(line)[4]; containsAny(target, c.Mounts) {
+			add("mount", target)
+		}
+	}
+	// Groups come and go meanwhile.
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && containsAny(path, c.Cgroups) {
+			add("cgroup", path)
+		}
+		return nil
+	})
+	for _, pattern := range c.Files {
+		names, err := filepath.Glob(pattern)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", pattern, err)
+		}
+		for _, n := range names {
+			if !slices.Contains(c.Lasting, filepath.Base(n)) {
+				add("file", n)
+			}
+		}
+	}
+	return found, nil
+}
+
+// Left waits until nothing is there that was not before, for half a minute at most, and returns what is. What was there
+// before may go: an earlier container's end may still be under way.
+func (c Census) Left(before Counts) (Counts, error) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		now, err := c.Take()
+		left := slices.DeleteFunc(now, func(entry string) bool { return slices.Contains(before, entry) })
+		if err != nil || len(left) == 0 || time.Now().After(end) {
+			return left, err
+		}
+	}
+}
+
+// Processes are the pids of those whose names begin so.
+func Processes(name string) (pids []string) {
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		if pid := filepath.Base(dir); strings.HasPrefix(command(pid), name) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// command is a process's name; empty when it is gone.
+func command(pid string) string {
+	comm, _ := os.ReadFile("/proc/" + pid + "/comm")
+	return strings.TrimSpace(string(comm))
+}
+
+func containsAny(s string, parts []string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(s, part) })
+}
