@@ -8,7 +8,8 @@ MAKEFLAGS += --no-print-directory
 # A Go that is new enough, wherever scripts/setup.sh put it.
 export PATH := $(shell scripts/setup.sh --go):$(PATH)
 export CGO_ENABLED := 0
-export GOFLAGS := -tags=no_grpc -buildvcs=false
+# Paths are left out of what is built, so that the build cache serves every checkout.
+export GOFLAGS := -tags=no_grpc -buildvcs=false -trimpath
 
 BIN     := bin
 TESTBIN := $(BIN)/test
@@ -17,7 +18,7 @@ DESTDIR ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-GO_BUILD   := go build -trimpath -ldflags '$(LDFLAGS)'
+GO_BUILD   := go build -ldflags '$(LDFLAGS)'
 GOARCHES   := amd64 arm64 ppc64le riscv64 s390x
 PROGRAMS   := $(addprefix $(BIN)/,containerd-shim-husk-v2 husk husk-vmm)
 ASSETS     := $(BIN)/husk-kernel $(BIN)/husk-initramfs

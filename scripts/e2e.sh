@@ -6,7 +6,8 @@
 #
 # CGROUP is v1, v1-nofreezer, hybrid or v2; DRIVER is cgroupfs or systemd: who makes the containers' cgroups.
 #
-#   kvm-2, kvm-1     all end-to-end tests on KVM, in the KVM test host with CGROUP's layout
+#   kvm-2            all end-to-end tests on KVM, in the KVM test host with CGROUP's layout
+#   kvm-1            those that depend on containerd's version, there
 #   qemu-2, qemu-1   the same on QEMU, right here; qemu-2 also those of the Debian image and of test/posix
 #   cri-2, cri-1     pods through containerd's CRI plugin, on QEMU, right here
 #   cri-sandbox      the same without a pause container, through containerd's Sandbox API
@@ -34,6 +35,9 @@ here() { scripts/pen.sh "$@"; }
 # a host whose clock had leapt. The jobs on QEMU have it, and so has the test host with RUN=… .
 slow='TestPauseAndResume|TestCheckpoint|TestNetwork|TestInterfacesOf|TestNameServer|TestWithoutANetwork|TestANamespace|TestTheClock|TestCPUQuota|TestMetricsAgree|TestMemoryComesBack'
 
+# What containerd and the shim have to agree about.
+contract='TestExitStatus|TestSignals|TestEvents|TestKilled|TestContainerOutlives|TestExitWhile|TestContainerdKilled|TestPid|TestGuestPanic|TestEightAtOnce|TestStd|TestBurst|TestTerminal|TestExec|TestMissingExecutable|TestBadConfiguration|TestMetricsAndProcesses|TestTheVMMIsInTheCgroup|TestOutOfMemoryInTheGuest'
+
 # tests prints the command of the end-to-end tests: BACKEND CONTAINERD. The long row of containers is run once, and so are
 # the fields of the OCI specification and the long tests of files, where they are fast.
 tests() {
@@ -45,12 +49,14 @@ tests() {
 	oci=false
 	[ "$1$2" != qemu2 ] || oci=true
 	[ "$1" = kvm ] || row=10
+	select=$run
 	[ "$1" != kvm ] || [ "$run" != . ] || more=-test.skip=$slow
+	[ "$1$2" != kvm1 ] || [ "$run" != . ] || select=$contract
 	[ "$1$2" != qemu2 ] || more="-debian=$bin/test/debian.tar -posix=$bin/test/posix"
 	# This machine need not have systemd.
 	by=cgroupfs
 	[ "$1" = qemu ] || by=$driver
-	echo "$bin/test/e2e.test" -test.v -test.timeout 38m "-test.run=$run" -in-a-row "$row" "-oci=$oci" -backend "$1" -driver "$by" \
+	echo "$bin/test/e2e.test" -test.v -test.timeout 38m "-test.run=$select" -in-a-row "$row" "-oci=$oci" -backend "$1" -driver "$by" \
 		-bin "$bin" -runtimetest "$bin/test/runtimetest" -image "$bin/test/image.tar" "-containerd=$dir" $more
 }
 
@@ -69,6 +75,7 @@ job() {
 	case $1 in
 	kvm-[12])
 		[ "$run" != . ] || echo "left to the jobs on QEMU: $slow"
+		[ "$run$1" != .kvm-1 ] || echo "only what depends on containerd's version: $contract"
 		host $(tests kvm "${1#kvm-}")
 		;;
 	qemu-[12]) here $(tests qemu "${1#qemu-}") ;;

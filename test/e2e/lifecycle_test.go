@@ -75,13 +75,24 @@ func TestKilledWhileRunningIs137AndLeavesNothing(t *testing.T) {
 	}
 }
 
+// startTakes is the time from the shim's first sight to the end of a container that does nothing.
+func startTakes(t *testing.T) time.Duration {
+	t.Helper()
+	b := launch(t, nil, "true")
+	eventually(t, "a shim is there", func() bool { return len(pidsOf(t, shimName)) > 0 })
+	begin := time.Now()
+	b.wait(t)
+	return time.Since(begin)
+}
+
 // The moments are spread over the whole start, from the victim's first instruction on.
 func TestKilledDuringCreateLeavesNothing(t *testing.T) {
-	const apart = 150 * time.Millisecond
+	rounds := max(3, *inARow/8)
+	whole := startTakes(t)
 	for _, victim := range victims() {
-		for i := range max(2, *inARow/6) {
-			moment := time.Duration(i) * apart
-			t.Run(fmt.Sprint(victim, " after ", moment), func(t *testing.T) {
+		for i := range rounds {
+			t.Run(fmt.Sprintf("%s at %d of %d", victim, i, rounds), func(t *testing.T) {
+				moment := whole * time.Duration(i) / time.Duration(rounds)
 				before := census(t)
 				b := launch(t, nil, "sleep", "1000")
 				eventually(t, victim+" is there", func() bool { return len(pidsOf(t, victim)) > 0 })
