@@ -48,7 +48,7 @@ func TestThreeContainersShareAVM(t *testing.T) {
 		t.Errorf("%d VMMs", n)
 	}
 	p.remove()
-	before.expect(t)
+	before.Expect(t)
 }
 
 func TestExitsAndLogsOfContainers(t *testing.T) {

@@ -14,12 +14,12 @@ import (
 )
 
 func TestKilledVMMEndsThePodAndAllItsContainers(t *testing.T) {
-	before := census(t)
+	before, others := census(t), rig.Processes("husk-vmm")
 	p := newPod(t)
 	one, two := p.start(shell("one", idle)), p.start(shell("two", idle))
 	vmm := ""
 	for _, pid := range rig.Processes("husk-vmm") {
-		if !slices.Contains(before, "process husk-vmm "+pid) {
+		if !slices.Contains(others, pid) {
 			vmm = pid
 		}
 	}
@@ -37,7 +37,7 @@ func TestKilledVMMEndsThePodAndAllItsContainers(t *testing.T) {
 		t.Error("a container was created in a pod that is not ready")
 	}
 	p.remove()
-	before.expect(t)
+	before.Expect(t)
 }
 
 func TestContainerdRestartsWithARunningPod(t *testing.T) {
@@ -72,5 +72,5 @@ func TestContainerdRestartsWithARunningPod(t *testing.T) {
 	late := p.start(shell("late", "exit 4"))
 	late.expectExit(4)
 	p.remove()
-	before.expect(t)
+	before.Expect(t)
 }

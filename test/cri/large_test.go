@@ -36,7 +36,7 @@ func TestTenContainersComeAndGoTogether(t *testing.T) {
 	wg.Wait()
 	p.start(shell("last", "exit 5")).expectExit(5)
 	p.remove()
-	before.expect(t)
+	before.Expect(t)
 }
 
 func TestTwentyPods(t *testing.T) {
@@ -51,5 +51,5 @@ func TestTwentyPods(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	before.expect(t)
+	before.Expect(t)
 }

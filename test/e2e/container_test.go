@@ -61,7 +61,7 @@ func TestBindMounts(t *testing.T) {
 		if res.Status == 0 || !strings.Contains(res.Stderr, "/no/such/dir") {
 			t.Errorf("%+v", res)
 		}
-		before.expect(t)
+		before.Expect(t)
 	})
 	t.Run("tmpfs", func(t *testing.T) {
 		res := ctrRun(t, []string{"--mount", "type=tmpfs,src=tmpfs,dst=/mnt/t,options=size=1m:mode=700"},
@@ -157,5 +157,5 @@ func TestRootOnADisk(t *testing.T) {
 	if res.Status != 7 || !strings.HasPrefix(res.Stdout, "/dev/vd") || !strings.HasSuffix(res.Stdout, " ext4\nkept\n") {
 		t.Errorf("%+v", res)
 	}
-	before.expect(t)
+	before.Expect(t)
 }

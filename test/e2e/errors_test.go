@@ -32,7 +32,7 @@ func refused(t *testing.T, args []string, want ...string) {
 	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("the error took %s", took)
 	}
-	before.expect(t)
+	before.Expect(t)
 }
 
 func TestBadConfigurationIsACreateError(t *testing.T) {

@@ -88,7 +88,7 @@ func TestPostStopHooksRunAfterAKilledShim(t *testing.T) {
 	_ = shared.Ctr(testContext(t), "task", "rm", "-f", id).Run()
 	_ = shared.Ctr(testContext(t), "container", "rm", id).Run()
 	eventually(t, "poststop", func() bool { return strings.HasSuffix(said(), "poststop stopped") })
-	before.expect(t)
+	before.Expect(t)
 }
 
 // What a hook of the host is told names a living process of the host.

@@ -47,7 +47,7 @@ func TestNetworkThatComesAfterCreate(t *testing.T) {
 			t.Errorf("%+v", res)
 		}
 	})
-	before.expect(t)
+	before.Expect(t)
 }
 
 // defaultCNI puts a network where ctr looks, for the duration of the test, in place of what the machine has there.

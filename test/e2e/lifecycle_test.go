@@ -16,7 +16,7 @@ import (
 func pidsOf(t *testing.T, comm string) []int {
 	t.Helper()
 	var pids []int
-	for _, line := range census(t) {
+	for _, line := range census(t).Entries {
 		f := strings.Fields(line)
 		if len(f) == 3 && f[0] == "process" && strings.HasPrefix(f[1], comm) {
 			pid, err := strconv.Atoi(f[2])
@@ -69,7 +69,7 @@ func TestKilledWhileRunningIs137AndLeavesNothing(t *testing.T) {
 			}
 			// ctr run --rm could not remove what it had lost.
 			_ = shared.Ctr(testContext(t), "task", "rm", "-f", b.id).Run()
-			before.expect(t)
+			before.Expect(t)
 			expectNoUnits(t)
 		})
 	}
@@ -108,7 +108,7 @@ func TestKilledDuringCreateLeavesNothing(t *testing.T) {
 					// next one's to clean up after.
 					ctrRun(t, nil, "true")
 				}
-				before.expect(t)
+				before.Expect(t)
 			})
 		}
 	}
@@ -136,7 +136,7 @@ func TestContainerOutlivesContainerd(t *testing.T) {
 		t.Errorf("task rm says %v: %s, want the status 44", err, out)
 	}
 	ctr(t, "container", "rm", id)
-	before.expect(t)
+	before.Expect(t)
 }
 
 func TestExitWhileContainerdIsDownIsDelivered(t *testing.T) {
@@ -155,7 +155,7 @@ func TestExitWhileContainerdIsDownIsDelivered(t *testing.T) {
 		t.Errorf("task rm says %v: %s, want the status 45", err, out)
 	}
 	ctr(t, "container", "rm", id)
-	before.expect(t)
+	before.Expect(t)
 }
 
 func TestContainerdKilledDuringCreateLeavesNothing(t *testing.T) {
@@ -173,7 +173,7 @@ func TestContainerdKilledDuringCreateLeavesNothing(t *testing.T) {
 	defer cancel()
 	_ = shared.Ctr(ctx, "task", "rm", "-f", b.id).Run()
 	_ = shared.Ctr(ctx, "container", "rm", b.id).Run()
-	before.expect(t)
+	before.Expect(t)
 }
 
 func TestPidIsAliveThenGone(t *testing.T) {
@@ -208,7 +208,7 @@ func TestGuestPanicIs255WithTheConsoleInTheLog(t *testing.T) {
 	if !strings.Contains(string(log), "Kernel panic") {
 		t.Error("the console's tail is not in the log")
 	}
-	before.expect(t)
+	before.Expect(t)
 }
 
 func TestManyInARowLeaveNothing(t *testing.T) {
@@ -218,7 +218,7 @@ func TestManyInARowLeaveNothing(t *testing.T) {
 			t.Fatalf("run %d: %+v", i, res)
 		}
 	}
-	before.expect(t)
+	before.Expect(t)
 }
 
 func TestEightAtOnceLeaveNothing(t *testing.T) {
@@ -234,5 +234,5 @@ func TestEightAtOnceLeaveNothing(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	before.expect(t)
+	before.Expect(t)
 }

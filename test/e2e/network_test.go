@@ -314,7 +314,7 @@ func TestANamespaceThatIsNotThereFailsTheStart(t *testing.T) {
 	if res.Status == 0 || !strings.Contains(res.Stderr, "/run/netns/no-such") {
 		t.Errorf("%+v", res)
 	}
-	before.expect(t)
+	before.Expect(t)
 }
 
 func TestKilledVMLeavesNothingInTheNetworkNamespace(t *testing.T) {

@@ -106,7 +106,7 @@ func TestTheVMMIsInTheCgroupThatTheEngineNamed(t *testing.T) {
 	if res := b.wait(t); res.Status != 137 {
 		t.Errorf("%+v", res)
 	}
-	before.expect(t)
+	before.Expect(t)
 	expectNoUnits(t)
 }
 
@@ -128,7 +128,7 @@ func TestSystemdThatIsNotThereIsSaid(t *testing.T) {
 	before := census(t)
 	args := rig.RunArgs(newID(t), []string{"--cgroup", "system.slice:husk:none"}, "true")
 	refused(t, args, "systemd does not run", "SystemdCgroup")
-	before.expect(t)
+	before.Expect(t)
 }
 
 func TestCPUQuotaHolds(t *testing.T) {
@@ -318,6 +318,6 @@ func TestOutOfMemoryOnTheHostIs137AndTold(t *testing.T) {
 	if oom < 0 || oom > exit && !slices.Contains(topics[:oom], "/tasks/exec-added") {
 		t.Errorf("events are %q", topics)
 	}
-	before.expect(t)
+	before.Expect(t)
 	expectNoUnits(t)
 }

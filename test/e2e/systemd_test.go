@@ -34,5 +34,5 @@ func TestSystemdRunsAndStops(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 	ctr(t, "container", "rm", b.id)
-	before.expect(t)
+	before.Expect(t)
 }

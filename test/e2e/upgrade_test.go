@@ -43,5 +43,5 @@ func TestReplacedAssetsAreTheNextContainers(t *testing.T) {
 		t.Errorf("status %d: %s", res.Status, res.Stderr)
 	}
 	refused(t, rig.RunArgs(newID(t), flags, "true"), "husk-kernel")
-	before.expect(t)
+	before.Expect(t)
 }

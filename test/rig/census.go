@@ -19,18 +19,48 @@ type Census struct {
 	Lasting  []string // names, of processes or files, that are there to stay
 }
 
-// Counts is what a census found: one entry a thing, "kind name".
-type Counts []string
+// Found is what a census found: one entry a thing, "kind name".
+type Found struct {
+	Entries []string
+	census  Census
+}
 
-// Of are the entries that begin with the kind.
-func (c Counts) Of(kind string) Counts {
-	return slices.DeleteFunc(slices.Clone(c), func(entry string) bool { return !strings.HasPrefix(entry, kind+" ") })
+// TB is what a census tells a test by.
+type TB interface {
+	Helper()
+	Fatal(...any)
+	Errorf(string, ...any)
 }
 
 // Take lists every process, mount, cgroup and file that is there now.
-func (c Census) Take() (Counts, error) {
-	var found Counts
-	add := func(kind, name string) { found = append(found, kind+" "+name) }
+func (c Census) Take(t TB) Found {
+	t.Helper()
+	f, err := c.take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// Expect waits until nothing is there that was not found, and fails the test when it takes more than half a minute. What
+// was found may go: an earlier container's end may still be under way.
+func (f Found) Expect(t TB) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		left := slices.DeleteFunc(f.census.Take(t).Entries, func(entry string) bool { return slices.Contains(f.Entries, entry) })
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+			return
+		}
+	}
+}
+
+func (c Census) take() (Found, error) {
+	f := Found{census: c}
+	add := func(kind, name string) { f.Entries = append(f.Entries, kind+" "+name) }
 	for _, program := range c.Programs {
 		for _, pid := range Processes(program) {
 			if comm := command(pid); !slices.Contains(c.Lasting, comm) {
@@ -40,7 +70,7 @@ func (c Census) Take() (Counts, error) {
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return nil, err
+		return f, err
 	}
 	for line := range strings.Lines(string(mounts)) {
 		if target := strings.Fields(line)[4]; containsAny(target, c.Mounts) {
@@ -57,7 +87,7 @@ func (c Census) Take() (Counts, error) {
 	for _, pattern := range c.Files {
 		names, err := filepath.Glob(pattern)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", pattern, err)
+			return f, fmt.Errorf("%s: %w", pattern, err)
 		}
 		for _, n := range names {
 			if !slices.Contains(c.Lasting, filepath.Base(n)) {
@@ -65,19 +95,7 @@ func (c Census) Take() (Counts, error) {
 			}
 		}
 	}
-	return found, nil
-}
-
-// Left waits until nothing is there that was not before, for half a minute at most, and returns what is. What was there
-// before may go: an earlier container's end may still be under way.
-func (c Census) Left(before Counts) (Counts, error) {
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		now, err := c.Take()
-		left := slices.DeleteFunc(now, func(entry string) bool { return slices.Contains(before, entry) })
-		if err != nil || len(left) == 0 || time.Now().After(end) {
-			return left, err
-		}
-	}
+	return f, nil
 }
 
 // Processes are the pids of those whose names begin so.
