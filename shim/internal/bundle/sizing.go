@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -30,13 +31,39 @@ type Host struct {
 	Memory uint64 // bytes
 }
 
-// The annotations by which containerd's CRI tells the first container of a pod what all of the pod's may use together.
+// The annotations by which containerd's CRI plugin tells the first container of a pod what all of the pod's may use together.
 const (
 	sandboxPeriod = "io.kubernetes.cri.sandbox-cpu-period"
 	sandboxQuota  = "io.kubernetes.cri.sandbox-cpu-quota"
 	sandboxShares = "io.kubernetes.cri.sandbox-cpu-shares"
 	sandboxMemory = "io.kubernetes.cri.sandbox-memory"
 )
+
+// The annotations by which CRI-O tells the same, as JSON of CRI's LinuxContainerResources.
+var crioResources = []string{"pod-linux-resources.crio.io", "io.kubernetes.cri-o.PodLinuxResources"}
+
+// podLimits are what all containers of a pod may use together; zero is no limit.
+type podLimits struct {
+	Period uint64 `json:"cpu_period"`
+	Quota  int64  `json:"cpu_quota"`
+	Shares uint64 `json:"cpu_shares"`
+	Memory int64  `json:"memory_limit_in_bytes"`
+}
+
+// podLimitsOf reads the engine's annotations. One that is no number, or no JSON, says nothing.
+func podLimitsOf(annotations map[string]string) (l podLimits) {
+	for _, key := range crioResources {
+		if text, ok := annotations[key]; ok && json.Unmarshal([]byte(text), &l) == nil {
+			return l
+		}
+		l = podLimits{}
+	}
+	l.Quota, _ = strconv.ParseInt(annotations[sandboxQuota], 10, 64)
+	l.Period, _ = strconv.ParseUint(annotations[sandboxPeriod], 10, 64)
+	l.Shares, _ = strconv.ParseUint(annotations[sandboxShares], 10, 64)
+	l.Memory, _ = strconv.ParseInt(annotations[sandboxMemory], 10, 64)
+	return l
+}
 
 // SizeOf sizes the VM for a container: by the annotations that the configuration allows, else by the
 // container's limits, else by those that CRI tells of its pod, else by the configuration's defaults. A quota of CPU is
@@ -115,9 +142,8 @@ func cpuLimit(spec *specs.Spec) (quota int64, period uint64) {
 			return quota, period
 		}
 	}
-	quota, _ = strconv.ParseInt(spec.Annotations[sandboxQuota], 10, 64)
-	period, _ = strconv.ParseUint(spec.Annotations[sandboxPeriod], 10, 64)
-	return quota, cmp.Or(period, defaultPeriod)
+	pod := podLimitsOf(spec.Annotations)
+	return pod.Quota, cmp.Or(pod.Period, defaultPeriod)
 }
 
 // defaultPeriod is the kernel's, in microseconds.
@@ -142,8 +168,7 @@ func memoryLimit(spec *specs.Spec) uint64 {
 			return limit
 		}
 	}
-	limit, _ := strconv.ParseInt(spec.Annotations[sandboxMemory], 10, 64)
-	return finite(limit)
+	return finite(podLimitsOf(spec.Annotations).Memory)
 }
 
 func limitOf(r *specs.LinuxResources) uint64 {
@@ -165,7 +190,7 @@ func HasMemoryLimit(spec *specs.Spec) bool { return memoryLimit(spec) > 0 }
 
 // Shares is the weight of the sandbox among its neighbours on the host, as cgroup v1 counts; 0 is the kernel's default.
 func Shares(spec *specs.Spec) uint64 {
-	shares, _ := strconv.ParseUint(spec.Annotations[sandboxShares], 10, 64)
+	shares := podLimitsOf(spec.Annotations).Shares
 	if r := spec.Linux.Resources; shares == 0 && r != nil && r.CPU != nil && r.CPU.Shares != nil {
 		shares = *r.CPU.Shares
 	}

@@ -23,7 +23,7 @@ type Cgroup struct {
 	path    string
 	manager cgroups.Manager
 	limits  Limits
-	killed  uint64 // OOM kills before the VMM came
+	watch   *watch // nil without the memory controller
 	missing []string
 }
 
@@ -119,7 +119,12 @@ func (c *Cgroup) Add(pid int) error {
 			return fmt.Errorf("put the VMM into cgroup %s: %w", dir, err)
 		}
 	}
-	c.killed, _ = c.manager.OOMKillCount()
+	if dir := c.dir("memory", eventsV2, eventsV1); dir != "" {
+		var err error
+		if c.watch, err = watchOOM(dir); err != nil {
+			return err
+		}
+	}
 	return c.set()
 }
 
@@ -182,18 +187,29 @@ func (c *Cgroup) set() error {
 // has says whether the cgroup has one of a controller's files. On cgroup v1 a controller that is disabled leaves a
 // directory that is no cgroup, and has none.
 func (c *Cgroup) has(controller string, files ...string) bool {
+	return c.dir(controller, files...) != ""
+}
+
+// dir is where one of a controller's files is; empty where none is.
+func (c *Cgroup) dir(controller string, files ...string) string {
 	paths := c.manager.GetPaths()
 	dir := paths[controller]
 	if dir == "" && Unified() {
 		dir = paths[""]
 	}
-	return dir != "" && slices.ContainsFunc(files, func(f string) bool { return cgroups.PathExists(filepath.Join(dir, f)) })
+	if dir == "" || !slices.ContainsFunc(files, func(f string) bool { return cgroups.PathExists(filepath.Join(dir, f)) }) {
+		return ""
+	}
+	return dir
 }
 
 // Remove removes the cgroup, which must be empty or about to be. One that is gone is no error.
 func (c *Cgroup) Remove() error {
 	if c.manager == nil {
 		return nil
+	}
+	if c.watch != nil {
+		c.watch.end()
 	}
 	if err := c.manager.Destroy(); err != nil {
 		return fmt.Errorf("remove cgroup %s: %w", c.path, err)
@@ -228,13 +244,14 @@ func Join(cgroupsPath string, pid int) error {
 	return nil
 }
 
-// OOMKilled says whether the kernel has killed in the cgroup for want of memory since Add.
+// OOMKilled says whether the kernel has killed in the cgroup for want of memory since Add. It is asked when the VMM has
+// ended: the cgroup need not be there any more.
 func (c *Cgroup) OOMKilled() bool {
-	if c.manager == nil {
+	if c.watch == nil {
 		return false
 	}
-	n, err := c.manager.OOMKillCount()
-	return err == nil && n > c.killed
+	c.watch.end()
+	return c.watch.killed()
 }
 
 // Unified says whether the host has only cgroup v2, which decides the type of metrics its clients expect.

@@ -115,6 +115,48 @@ func TestAProcessIsPlacedAndTheCgroupRemoved(t *testing.T) {
 	}
 }
 
+func TestAnOOMKillIsKnownWhenTheCgroupIsGone(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		command []string
+		killed  bool
+	}{
+		{"tail keeps all that has no end", []string{"tail", "/dev/zero"}, true},
+		{"killed", []string{"sh", "-c", "kill -KILL $$"}, false},
+		{"near the limit", []string{"dd", "if=/dev/zero", "of=/dev/null", "bs=12M", "count=1"}, false},
+	} {
+		c, err := New("/husk-test-oom", Limits{Memory: 16 << 20})
+		if err != nil {
+			t.Skip("no cgroups here:", err)
+		}
+		// It waits for a line, so that it is in the cgroup by then.
+		cmd := exec.Command("sh", append([]string{"-c", `read x && exec "$@"`, "sh"}, test.command...)...)
+		start, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		err = c.Add(cmd.Process.Pid)
+		_, _ = start.Write([]byte("\n"))
+		_ = cmd.Wait()
+		if err != nil || slices.Contains(c.Missing(), "memory") {
+			t.Skip("no limit of memory can be set here:", err)
+		}
+		// As systemd does with a scope, of which the shim hears nothing.
+		if err := c.manager.Destroy(); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.OOMKilled(); got != test.killed {
+			t.Errorf("%s: killed for want of memory: %v", test.name, got)
+		}
+		if err := c.Remove(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestSystemdIsNeverReplacedSilently(t *testing.T) {
 	if err := CheckDriver("/kubepods/c", true); err == nil || !strings.Contains(err.Error(), "SystemdCgroup") {
 		t.Error(err)
