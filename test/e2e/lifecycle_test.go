@@ -211,14 +211,35 @@ func TestGuestPanicIs255WithTheConsoleInTheLog(t *testing.T) {
 	before.Expect(t)
 }
 
+// Most end by themselves; one in ten each by a kill of one of its processes on the host, and by running out of the
+// guest's memory.
 func TestManyInARowLeaveNothing(t *testing.T) {
 	before := census(t)
 	for i := range *inARow {
-		if res := ctrRun(t, nil, "sh", "-c", fmt.Sprintf("exit %d", i)); res.Status != i {
-			t.Fatalf("run %d: %+v", i, res)
+		switch kind := i % 10; {
+		case kind == 9:
+			res := ctrRun(t, []string{"--memory-limit", strconv.Itoa(32 << 20)}, "tail", "/dev/zero")
+			if res.Status != 137 {
+				t.Fatalf("run %d, out of memory: %+v", i, res)
+			}
+		case kind >= 9-len(victims()):
+			victim := victims()[8-kind]
+			b := start(t, nil, "sleep", "1000")
+			for _, pid := range pidsOf(t, victim) {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			if res := b.wait(t); res.Status == 0 {
+				t.Fatalf("run %d, %s killed: %+v", i, victim, res)
+			}
+			_ = shared.Ctr(testContext(t), "task", "rm", "-f", b.id).Run()
+		default:
+			if res := ctrRun(t, nil, "sh", "-c", fmt.Sprintf("exit %d", i)); res.Status != i {
+				t.Fatalf("run %d: %+v", i, res)
+			}
 		}
 	}
 	before.Expect(t)
+	expectNoUnits(t)
 }
 
 func TestEightAtOnceLeaveNothing(t *testing.T) {

@@ -18,6 +18,16 @@ type usage struct {
 	cpu, periods, throttled uint64 // cpu in microseconds
 	anon, limit             uint64 // bytes
 	pids, pidsLimit         uint64
+	network                 []traffic
+}
+
+// traffic is what has gone over an interface, in bytes and packets.
+type traffic struct {
+	Name      string
+	RxBytes   uint64 `json:"rx_bytes"`
+	RxPackets uint64 `json:"rx_packets"`
+	TxBytes   uint64 `json:"tx_bytes"`
+	TxPackets uint64 `json:"tx_packets"`
 }
 
 // metricsOf asks for a task's metrics as ctr shows them.
@@ -40,7 +50,8 @@ func metricsOf(t *testing.T, id string) usage {
 			TotalRSS   uint64          `json:"total_rss"`
 			Usage      json.RawMessage // a number, or an entry with its limit
 		}
-		Pids struct{ Current, Limit uint64 }
+		Pids    struct{ Current, Limit uint64 }
+		Network []traffic
 	}
 	text := ctr(t, "task", "metrics", "--format", "json", id).Stdout
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
@@ -52,7 +63,7 @@ func metricsOf(t *testing.T, id string) usage {
 		cpu:     m.CPU.UsageUsec + m.CPU.Usage.Total/1000,
 		periods: m.CPU.NrPeriods + m.CPU.Throttling.Periods, throttled: m.CPU.NrThrottled + m.CPU.Throttling.ThrottledPeriods,
 		anon: m.Memory.Anon + m.Memory.TotalRSS, limit: m.Memory.UsageLimit + entry.Limit,
-		pids: m.Pids.Current, pidsLimit: m.Pids.Limit,
+		pids: m.Pids.Current, pidsLimit: m.Pids.Limit, network: m.Network,
 	}
 }
 

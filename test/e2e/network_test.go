@@ -93,6 +93,23 @@ func TestNetworkOfCNI(t *testing.T) {
 			}
 		})
 	}
+	t.Run("metrics count what has passed", func(t *testing.T) {
+		begin := metricsOf(t, client.id).network
+		client.exec(t, "sh", "-c", fmt.Sprintf("wget -q -O- http://%s/big >/dev/null", ipA))
+		end := metricsOf(t, client.id).network
+		if len(begin) != 1 || len(end) != 1 || end[0].Name != "eth0" {
+			t.Fatalf("%+v, %+v", begin, end)
+		}
+		const size = 16 << 20
+		received, sent := end[0].RxBytes-begin[0].RxBytes, end[0].TxBytes-begin[0].TxBytes
+		// With the headers of packets that may be as small as an Ethernet frame's.
+		if received < size || received > size*106/100 || sent == 0 || sent > size/10 || end[0].RxPackets <= begin[0].RxPackets || end[0].TxPackets <= begin[0].TxPackets {
+			t.Errorf("for %d bytes fetched, %d were received and %d sent: %+v", size, received, sent, end)
+		}
+		if got := metricsOf(t, server.id).network; len(got) != 1 || got[0].TxBytes < received {
+			t.Errorf("the server: %+v", got)
+		}
+	})
 	t.Run("container to container", func(t *testing.T) {
 		got := client.exec(t, "sh", "-c", fmt.Sprintf("wget -q -O- http://%s/big | sha256sum", ipA))
 		sum, _, _ := strings.Cut(string(get(t, "http://"+ipA+"/sum")), " ")

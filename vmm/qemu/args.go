@@ -44,7 +44,7 @@ func (l *line) path(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", 
 // firstFD on. The guest does not run until it is told to by QMP.
 func arguments(c *Config, b board, qmp *os.File) ([]string, []*os.File) {
 	var l line
-	l.add("-name", "husk,process="+processName, "-M", b.options(c.KVM))
+	l.add("-name", "husk,debug-threads=on,process="+processName, "-M", b.options(c.KVM))
 	if c.KVM {
 		l.add("-accel", "kvm", "-cpu", "host")
 	} else {

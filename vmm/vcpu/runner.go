@@ -1,6 +1,7 @@
 package vcpu
 
 import (
+	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,7 @@ func newRunner(s *Set, id int, c CPU) *runner {
 func (r *runner) run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	nameThread(fmt.Sprintf("vcpu %d", r.id))
 	r.enter()
 	defer r.leave()
 	for {

@@ -34,6 +34,7 @@ type Container struct {
 	group   *cgroup.Group
 	spec    *specs.Spec
 	unmount func() error
+	disks   map[number]number // of the host's, whose limits are meant for the guest's
 
 	mu        sync.Mutex
 	paused    bool
@@ -52,6 +53,9 @@ func create(ctx context.Context, l *List, req *agentv1.CreateContainerRequest) (
 	}
 	if c.unmount, err = mountStorages(req.GetStorages()); err != nil {
 		return nil, err
+	}
+	if c.disks, err = standIns(req.GetStorages()); err != nil {
+		return nil, errors.Join(err, c.unmount())
 	}
 	if c.group, err = cgroup.New(c.ID); err != nil {
 		return nil, errors.Join(err, c.unmount())
@@ -84,7 +88,7 @@ func (c *Container) limit() error {
 		return nil
 	}
 	if r := l.Resources; r != nil {
-		if err := c.group.Apply(r); err != nil {
+		if err := c.Update(r); err != nil {
 			return err
 		}
 		if len(r.Devices) > 0 {
@@ -303,7 +307,14 @@ func (c *Container) Resume() error {
 }
 
 // Update changes limits.
-func (c *Container) Update(r *specs.LinuxResources) error { return c.group.Apply(r) }
+func (c *Container) Update(r *specs.LinuxResources) error {
+	if r.BlockIO != nil {
+		ours := *r
+		ours.BlockIO = renumber(r.BlockIO, c.disks)
+		r = &ours
+	}
+	return c.group.Apply(r)
+}
 
 // Stats is what the container has used.
 func (c *Container) Stats() (*agentv1.StatsResponse, error) { return c.group.Stats() }

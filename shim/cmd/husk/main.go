@@ -30,6 +30,7 @@ var commands = []struct {
 	{"check", "[CONFIG]", "say whether this host can run VMs, and what is missing", check},
 	{"list", "", "list the sandboxes", list},
 	{"console", "ID", "print the end of a guest's console", console},
+	{"metrics", "", "print what each sandbox uses of the host, for Prometheus", metrics},
 	{"timeline", "ID|FILE", "show where the time of a start went", timeline},
 	{"version", "", "print the version", func(h host, _ []string) error {
 		_, err := fmt.Fprintln(h.out, "husk", version)

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -190,11 +191,20 @@ func TestAPodsContainersShareItsNamespaces(t *testing.T) {
 
 func TestLimitsThatAreUpdatedNameNothingOfTheHost(t *testing.T) {
 	update := func(text string) (Update, error) {
-		return UpdateOf([]byte(text), minimal(), Size{1, 1 << 30}, defaults())
+		return UpdateOf([]byte(text), minimal(), []Device{{254, 0}}, Size{1, 1 << 30}, defaults())
 	}
 	got, err := update(`{"cpu":{"cpus":"0-63","mems":"0","shares":100},"blockIO":{"weight":10},"unified":{"memory.high":"5"}}`)
 	if want := `{"cpu":{"shares":100},"unified":{"memory.high":"5"}}`; err != nil || string(got.Guest) != want {
 		t.Errorf("%s, %v", got.Guest, err)
+	}
+	const throttle = `{"major":%d,"minor":0,"rate":5}`
+	own, other := fmt.Sprintf(throttle, 254), fmt.Sprintf(throttle, 8)
+	got, err = update(`{"blockIO":{"throttleWriteBpsDevice":[` + own + "," + other + `],"throttleReadIOPSDevice":[` + other + `]}}`)
+	if want := `{"blockIO":{"throttleWriteBpsDevice":[` + own + `]}}`; err != nil || string(got.Guest) != want {
+		t.Errorf("%s, %v", got.Guest, err)
+	}
+	if io := got.IO; io == nil || len(io.ThrottleWriteBpsDevice) != 2 || len(io.ThrottleReadIOPSDevice) != 1 {
+		t.Errorf("on the host: %+v", io)
 	}
 	if _, err := update("{"); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("error %v", err)

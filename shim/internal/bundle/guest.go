@@ -58,8 +58,11 @@ func ForGuest(id string, spec *specs.Spec) (*Guest, error) {
 	guest.Hooks = guestHooks(spec.Hooks)
 	guest.Windows, guest.Solaris, guest.VM, guest.ZOS = nil, nil, nil, nil
 	g.stripProcess(guest.Process)
-	g.stripLinux(guest.Linux)
 	identity := Identify(id, spec.Annotations)
+	if r := guest.Linux.Resources; r != nil {
+		g.noteIO(r.BlockIO, identity.Kind == Member)
+	}
+	g.stripLinux(guest.Linux)
 	shareNamespaces(guest.Linux, identity)
 	ownCgroups(guest)
 	for i := range guest.Mounts {
@@ -188,7 +191,6 @@ func shareNamespaces(l *specs.Linux, identity Identity) {
 }
 
 func (g *Guest) stripResources(r *specs.LinuxResources) {
-	g.note(r.BlockIO != nil, "linux.resources.blockIO", "it numbers the host's devices")
 	g.note(r.Network != nil, "linux.resources.network", "cgroup version 2 has no such limit")
 	g.note(len(r.Rdma) > 0, "linux.resources.rdma", "it names the host's devices")
 	r.BlockIO, r.Network, r.Rdma = nil, nil, nil

@@ -88,12 +88,12 @@ func TestUpdatesStayWithinTheVM(t *testing.T) {
 		{`{"pids":{"limit":7}}`, ""},
 		{`{`, "parse resources"},
 	} {
-		u, err := UpdateOf([]byte(test.json), s, size, defaults())
+		u, err := UpdateOf([]byte(test.json), s, nil, size, defaults())
 		if test.refused == "" && err != nil || test.refused != "" && (err == nil || !strings.Contains(err.Error(), test.refused)) {
 			t.Errorf("%s: %+v, %v", test.json, u, err)
 		}
 	}
-	u, err := UpdateOf([]byte(`{"cpu":{"cpus":"0-1","mems":"0","shares":512}}`), s, size, defaults())
+	u, err := UpdateOf([]byte(`{"cpu":{"cpus":"0-1","mems":"0","shares":512}}`), s, nil, size, defaults())
 	if err != nil || u.Cpus != "0-1" || u.Mems != "0" || u.Shares != 512 || strings.Contains(string(u.Guest), "0-1") {
 		t.Errorf("%+v, %s, %v", u, u.Guest, err)
 	}

@@ -16,11 +16,13 @@ type Update struct {
 	// For the sandbox on the host; zero is no change.
 	Cpus, Mems string
 	Shares     uint64
+	IO         *specs.LinuxBlockIO
 }
 
-// UpdateOf reads the host's new limits, as JSON, for a container that was made from spec in a VM of a size. What the VM
-// is too small for is an error, as it does not grow. What the container was made with is always allowed.
-func UpdateOf(data []byte, spec *specs.Spec, size Size, c *config.Config) (Update, error) {
+// UpdateOf reads the host's new limits, as JSON, for a container that was made from spec, with a disk perhaps, in a VM of
+// a size. What the VM is too small for is an error, as it does not grow. What the container was made with is always
+// allowed.
+func UpdateOf(data []byte, spec *specs.Spec, disk []Device, size Size, c *config.Config) (Update, error) {
 	var r specs.LinuxResources
 	if err := json.Unmarshal(data, &r); err != nil {
 		return Update{}, fmt.Errorf("parse resources: %w: %w", err, errdefs.ErrInvalidArgument)
@@ -44,7 +46,10 @@ func UpdateOf(data []byte, spec *specs.Spec, size Size, c *config.Config) (Updat
 	if r.CPU != nil && r.CPU.Shares != nil {
 		u.Shares = *r.CPU.Shares
 	}
+	u.IO = HostIO(&r)
+	own := DiskIO(&r, disk)
 	new(Guest).stripResources(&r)
+	r.BlockIO = own
 	guest, err := json.Marshal(&r)
 	u.Guest = guest
 	return u, err

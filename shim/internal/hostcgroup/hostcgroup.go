@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/cgroups/systemd"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,6 +34,7 @@ type Limits struct {
 	Cpus   string // the host's CPUs, as cpuset.cpus has them
 	Mems   string // the host's memory nodes
 	Shares uint64 // of CPU, as cgroup v1 counts them
+	IO     *specs.LinuxBlockIO
 }
 
 // ErrNoSystemd is of a cgroup that is systemd's to make, where there is none.
@@ -71,11 +73,26 @@ func New(cgroupsPath string, limits Limits) (*Cgroup, error) {
 }
 
 func (l Limits) resources() *cgroups.Resources {
-	return &cgroups.Resources{
+	r := &cgroups.Resources{
 		Memory: int64(l.Memory), CpusetCpus: l.Cpus, CpusetMems: l.Mems,
 		CpuShares: l.Shares, CpuWeight: cgroups.ConvertCPUSharesToCgroupV2Value(l.Shares),
 		SkipDevices: true, SkipFreezeOnSet: true,
 	}
+	if io := l.IO; io != nil {
+		if io.Weight != nil {
+			r.BlkioWeight = *io.Weight
+		}
+		r.BlkioThrottleReadBpsDevice, r.BlkioThrottleWriteBpsDevice = throttles(io.ThrottleReadBpsDevice), throttles(io.ThrottleWriteBpsDevice)
+		r.BlkioThrottleReadIOPSDevice, r.BlkioThrottleWriteIOPSDevice = throttles(io.ThrottleReadIOPSDevice), throttles(io.ThrottleWriteIOPSDevice)
+	}
+	return r
+}
+
+func throttles(list []specs.LinuxThrottleDevice) (out []*cgroups.ThrottleDevice) {
+	for _, d := range list {
+		out = append(out, cgroups.NewThrottleDevice(d.Major, d.Minor, d.Rate))
+	}
+	return out
 }
 
 // parse reads a linux.cgroupsPath. A relative path is one below the hierarchies' roots, whoever asks.
@@ -145,7 +162,7 @@ func (c *Cgroup) Update(l Limits) error {
 	was := c.limits
 	c.limits = Limits{
 		Memory: cmp.Or(l.Memory, was.Memory), Cpus: cmp.Or(l.Cpus, was.Cpus),
-		Mems: cmp.Or(l.Mems, was.Mems), Shares: cmp.Or(l.Shares, was.Shares),
+		Mems: cmp.Or(l.Mems, was.Mems), Shares: cmp.Or(l.Shares, was.Shares), IO: cmp.Or(l.IO, was.IO),
 	}
 	if c.limits == was {
 		return nil
@@ -177,6 +194,14 @@ func (c *Cgroup) set() error {
 	}
 	if lacks(l.Shares > 0, "cpu", "cpu.shares", "cpu.weight") {
 		l.Shares = 0
+	}
+	if lacks(l.IO != nil, "blkio", "blkio.throttle.read_bps_device", "io.max") {
+		l.IO = nil
+	}
+	if l.IO != nil && l.IO.Weight != nil && !c.has("blkio", "blkio.weight", "blkio.bfq.weight", "io.weight", "io.bfq.weight") {
+		c.missing = append(c.missing, "blkio's weights")
+		without := *l.IO
+		without.Weight, l.IO = nil, &without
 	}
 	if err := c.manager.Set(l.resources()); err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", c.path, err)

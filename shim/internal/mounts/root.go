@@ -8,10 +8,13 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/shim/internal/bundle"
 )
 
 // Root is a container's root file system, ready to be given to a VM: a directory or a disk.
@@ -29,6 +32,8 @@ type Disk struct {
 	FSType   string
 	Options  []string
 	ReadOnly bool
+	// Devices are the host's that it stands for: itself, or the one that the image is on, and what that is a part of.
+	Devices []bundle.Device
 }
 
 // diskTypes are the file systems that the guest's kernel mounts from a disk.
@@ -118,11 +123,34 @@ func openDisk(m *types.Mount) (*Root, error) {
 	if err == nil && !info.Mode().IsRegular() && info.Mode().Type()&^os.ModeDevice != 0 {
 		err = errors.New("neither a block device nor a regular file")
 	}
+	if err == nil {
+		disk.Devices = devicesOf(info.Sys().(*syscall.Stat_t))
+	}
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("open the root's disk %s: %w", m.Source, err)
 	}
 	return &Root{File: f, Disk: disk}, nil
+}
+
+// devicesOf are the numbers by which the host's limits of I/O mean a disk.
+func devicesOf(s *syscall.Stat_t) []bundle.Device {
+	number := s.Dev
+	if s.Mode&unix.S_IFMT == unix.S_IFBLK {
+		number = s.Rdev
+	}
+	list := []bundle.Device{{Major: int64(unix.Major(uint64(number))), Minor: int64(unix.Minor(uint64(number)))}}
+	// A partition is not limited by itself.
+	sys := fmt.Sprintf("/sys/dev/block/%d:%d", list[0].Major, list[0].Minor)
+	if _, err := os.Stat(sys + "/partition"); err != nil {
+		return list
+	}
+	text, _ := os.ReadFile(sys + "/../dev")
+	var whole bundle.Device
+	if _, err := fmt.Sscanf(string(text), "%d:%d", &whole.Major, &whole.Minor); err == nil {
+		list = append(list, whole)
+	}
+	return list
 }
 
 // describe names a mount briefly: overlay options may be kilobytes.

@@ -100,6 +100,10 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	if err := s.boot(ctx, v, plan, &p); err != nil {
 		return err
 	}
+	// The boot was husk's own I/O, and unlimited.
+	if err := v.limit(hostcgroup.Limits{IO: bundle.HostIO(spec.Linux.Resources)}); err != nil {
+		return err
+	}
 	m := &member{first: true, prepared: p, spec: spec}
 	if err := s.createContainer(ctx, v, r, m); err != nil {
 		return err

@@ -84,6 +84,7 @@ func (p *prepared) openRoot(r Request, spec *specs.Spec) (err error) {
 	}
 	if p.root.Disk != nil {
 		p.guest.Spec.Root.Path = bundle.DiskPath(p.guest.RootID)
+		p.guest.LimitDisk(spec, p.root.Disk.Devices)
 		return nil
 	}
 	p.guest.Spec.Root.Path = bundle.GuestPath(p.guest.RootID)
@@ -160,12 +161,28 @@ func (m *member) storages(identity bundle.Identity) (list []*agentv1.Storage) {
 	} else if disk := m.root.Disk; disk != nil {
 		list = append(list, &agentv1.Storage{
 			Serial: m.guest.RootID, Fstype: disk.FSType, Options: disk.Options, Target: bundle.DiskPath(m.guest.RootID),
+			StandsFor: standsFor(disk.Devices),
 		})
 	}
 	if identity.Kind == bundle.Pod {
 		list = append(list, sharedMemory(m.guest.SharedMemory))
 	}
 	return list
+}
+
+func standsFor(devices []bundle.Device) (list []*agentv1.Device) {
+	for _, d := range devices {
+		list = append(list, &agentv1.Device{Major: uint32(d.Major), Minor: uint32(d.Minor)})
+	}
+	return list
+}
+
+// devices are the host's that the container's disk stands for.
+func (p *prepared) devices() []bundle.Device {
+	if p.root == nil || p.root.Disk == nil {
+		return nil
+	}
+	return p.root.Disk.Devices
 }
 
 // release takes a container's part on the host back, from the VM first when that goes on without it.

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
 	"github.com/huskvm/husk/shim/internal/bundle"
 	"github.com/huskvm/husk/shim/internal/hostnet"
@@ -94,6 +96,15 @@ func (v *vm) configureNetwork(ctx context.Context) error {
 		return fmt.Errorf("give the guest %s: %w", strings.Join(names, ", "), err)
 	}
 	return nil
+}
+
+// countNetwork is what the sandbox has received and sent; none is known once the namespace is gone.
+func (v *vm) countNetwork() []*agentv1.StatsResponse_Network {
+	list, err := v.network.Count(cmp.Or(v.netns, v.ownNetns()))
+	if err != nil {
+		log.L.WithError(err).Debug("no statistics of the network")
+	}
+	return list
 }
 
 // disconnectNetwork leaves nothing in the namespace. The VMM is gone, and its taps with it.

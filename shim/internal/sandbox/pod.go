@@ -135,7 +135,12 @@ func (s *Sandbox) PodStats() (*agentv1.StatsResponse, error) {
 	if v == nil {
 		return nil, fmt.Errorf("sandbox %s has no VM: %w", s.ID, errdefs.ErrFailedPrecondition)
 	}
-	return v.cgroup.Stats()
+	stats, err := v.cgroup.Stats()
+	if err != nil {
+		return nil, err
+	}
+	stats.Network = v.countNetwork()
+	return stats, nil
 }
 
 // holder is the process that stands for the pod.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -47,10 +48,24 @@ func (v *vm) place(pid int) error {
 	if err := v.cgroup.Add(pid); err != nil {
 		return err
 	}
-	if missing := v.cgroup.Missing(); len(missing) > 0 {
+	v.warnOf(v.cgroup.Missing())
+	return nil
+}
+
+func (v *vm) warnOf(missing []string) {
+	if len(missing) > 0 {
 		log.L.WithField("controllers", missing).Warn("the host has no such cgroup controllers: " +
 			"limits hold in the guest only, and the VM as a whole is not bounded by them")
 	}
+}
+
+// limit changes what bounds the VM on the host.
+func (v *vm) limit(l hostcgroup.Limits) error {
+	known := v.cgroup.Missing()
+	if err := v.cgroup.Update(l); err != nil {
+		return err
+	}
+	v.warnOf(slices.DeleteFunc(v.cgroup.Missing(), func(c string) bool { return slices.Contains(known, c) }))
 	return nil
 }
 
@@ -64,7 +79,7 @@ func (s *Sandbox) Update(ctx context.Context, id string, resources []byte) error
 	s.mu.Lock()
 	v, c, size := s.vm, s.config, s.size
 	s.mu.Unlock()
-	update, err := bundle.UpdateOf(resources, m.spec, size, c)
+	update, err := bundle.UpdateOf(resources, m.spec, m.devices(), size, c)
 	if err != nil {
 		return err
 	}
@@ -74,7 +89,27 @@ func (s *Sandbox) Update(ctx context.Context, id string, resources []byte) error
 	if !m.first {
 		return nil
 	}
-	return v.cgroup.Update(hostcgroup.Limits{Cpus: update.Cpus, Mems: update.Mems, Shares: update.Shares})
+	return v.limit(hostcgroup.Limits{Cpus: update.Cpus, Mems: update.Mems, Shares: update.Shares, IO: update.IO})
+}
+
+// Stats is what a container has used, as the guest tells. The network is the sandbox's, and its first container's.
+func (s *Sandbox) Stats(ctx context.Context, id string) (*agentv1.StatsResponse, error) {
+	m, err := s.member(id)
+	if err != nil {
+		return nil, err
+	}
+	stats, err := m.Stats(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stats.Network = nil
+	if m.first {
+		s.mu.Lock()
+		v := s.vm
+		s.mu.Unlock()
+		stats.Network = v.countNetwork()
+	}
+	return stats, nil
 }
 
 // listenForOOM passes on what the guest has to tell, until the VM ends.

@@ -59,6 +59,13 @@ func metricsV2(s *agentv1.StatsResponse) *v2.Metrics {
 			Rbytes: io.Rbytes, Wbytes: io.Wbytes, Rios: io.Rios, Wios: io.Wios,
 		})
 	}
+	for _, n := range s.GetNetwork() {
+		m.Network = append(m.Network, &v2.NetworkStat{
+			Name:    n.Name,
+			RxBytes: n.RxBytes, RxPackets: n.RxPackets, RxErrors: n.RxErrors, RxDropped: n.RxDropped,
+			TxBytes: n.TxBytes, TxPackets: n.TxPackets, TxErrors: n.TxErrors, TxDropped: n.TxDropped,
+		})
+	}
 	return m
 }
 
@@ -105,6 +112,13 @@ func metricsV1(s *agentv1.StatsResponse) *v1.Metrics {
 		}
 		m.Blkio.IoServiceBytesRecursive = append(m.Blkio.IoServiceBytesRecursive, entry("Read", io.Rbytes), entry("Write", io.Wbytes))
 		m.Blkio.IoServicedRecursive = append(m.Blkio.IoServicedRecursive, entry("Read", io.Rios), entry("Write", io.Wios))
+	}
+	for _, n := range s.GetNetwork() {
+		m.Network = append(m.Network, &v1.NetworkStat{
+			Name:    n.Name,
+			RxBytes: n.RxBytes, RxPackets: n.RxPackets, RxErrors: n.RxErrors, RxDropped: n.RxDropped,
+			TxBytes: n.TxBytes, TxPackets: n.TxPackets, TxErrors: n.TxErrors, TxDropped: n.TxDropped,
+		})
 	}
 	return m
 }

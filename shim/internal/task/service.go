@@ -207,11 +207,7 @@ func (s *Service) wait(ctx context.Context, r *taskv3.WaitRequest) (*taskv3.Wait
 }
 
 func (s *Service) stats(ctx context.Context, r *taskv3.StatsRequest) (*taskv3.StatsResponse, error) {
-	c, err := s.sandbox.Container(r.ID)
-	if err != nil {
-		return nil, err
-	}
-	stats, err := c.Stats(ctx)
+	stats, err := s.sandbox.Stats(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}

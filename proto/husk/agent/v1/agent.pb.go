@@ -289,8 +289,9 @@ type Storage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Serial        string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"` // of the virtio-blk device; empty for a file system without one
 	Fstype        string                 `protobuf:"bytes,2,opt,name=fstype,proto3" json:"fstype,omitempty"`
-	Options       []string               `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"` // as mount(8) takes them
-	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`   // an absolute guest path, created when missing
+	Options       []string               `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"`                      // as mount(8) takes them
+	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`                        // an absolute guest path, created when missing
+	StandsFor     []*Device              `protobuf:"bytes,5,rep,name=stands_for,json=standsFor,proto3" json:"stands_for,omitempty"` // the host's devices whose limits of I/O are this one's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -353,6 +354,66 @@ func (x *Storage) GetTarget() string {
 	return ""
 }
 
+func (x *Storage) GetStandsFor() []*Device {
+	if x != nil {
+		return x.StandsFor
+	}
+	return nil
+}
+
+// Device numbers a block device of the host.
+type Device struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Major         uint32                 `protobuf:"varint,1,opt,name=major,proto3" json:"major,omitempty"`
+	Minor         uint32                 `protobuf:"varint,2,opt,name=minor,proto3" json:"minor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Device) Reset() {
+	*x = Device{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Device) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Device) ProtoMessage() {}
+
+func (x *Device) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Device.ProtoReflect.Descriptor instead.
+func (*Device) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Device) GetMajor() uint32 {
+	if x != nil {
+		return x.Major
+	}
+	return 0
+}
+
+func (x *Device) GetMinor() uint32 {
+	if x != nil {
+		return x.Minor
+	}
+	return 0
+}
+
 type CreateContainerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -368,7 +429,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +441,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +454,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreateContainerRequest) GetId() string {
@@ -440,7 +501,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +513,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +526,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateContainerResponse) GetPid() uint32 {
@@ -488,7 +549,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +561,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +574,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExecProcessRequest) GetContainerId() string {
@@ -560,7 +621,7 @@ type ExecProcessResponse struct {
 
 func (x *ExecProcessResponse) Reset() {
 	*x = ExecProcessResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +633,7 @@ func (x *ExecProcessResponse) String() string {
 func (*ExecProcessResponse) ProtoMessage() {}
 
 func (x *ExecProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +646,7 @@ func (x *ExecProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessResponse.ProtoReflect.Descriptor instead.
 func (*ExecProcessResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExecProcessResponse) GetPid() uint32 {
@@ -606,7 +667,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +679,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +692,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StartProcessRequest) GetContainerId() string {
@@ -657,7 +718,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +730,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +743,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StartProcessResponse) GetPid() uint32 {
@@ -702,7 +763,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +775,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +788,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WaitProcessRequest) GetContainerId() string {
@@ -753,7 +814,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +826,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +839,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WaitProcessResponse) GetExit() *Exit {
@@ -801,7 +862,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +874,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +887,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Exit) GetStatus() uint32 {
@@ -862,7 +923,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +935,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +948,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SignalProcessRequest) GetContainerId() string {
@@ -926,7 +987,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +999,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1012,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 type ResizePtyRequest struct {
@@ -966,7 +1027,7 @@ type ResizePtyRequest struct {
 
 func (x *ResizePtyRequest) Reset() {
 	*x = ResizePtyRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1039,7 @@ func (x *ResizePtyRequest) String() string {
 func (*ResizePtyRequest) ProtoMessage() {}
 
 func (x *ResizePtyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1052,7 @@ func (x *ResizePtyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizePtyRequest.ProtoReflect.Descriptor instead.
 func (*ResizePtyRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResizePtyRequest) GetContainerId() string {
@@ -1030,7 +1091,7 @@ type ResizePtyResponse struct {
 
 func (x *ResizePtyResponse) Reset() {
 	*x = ResizePtyResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1103,7 @@ func (x *ResizePtyResponse) String() string {
 func (*ResizePtyResponse) ProtoMessage() {}
 
 func (x *ResizePtyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1116,7 @@ func (x *ResizePtyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizePtyResponse.ProtoReflect.Descriptor instead.
 func (*ResizePtyResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 type CloseStdinRequest struct {
@@ -1068,7 +1129,7 @@ type CloseStdinRequest struct {
 
 func (x *CloseStdinRequest) Reset() {
 	*x = CloseStdinRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1141,7 @@ func (x *CloseStdinRequest) String() string {
 func (*CloseStdinRequest) ProtoMessage() {}
 
 func (x *CloseStdinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1154,7 @@ func (x *CloseStdinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdinRequest.ProtoReflect.Descriptor instead.
 func (*CloseStdinRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CloseStdinRequest) GetContainerId() string {
@@ -1118,7 +1179,7 @@ type CloseStdinResponse struct {
 
 func (x *CloseStdinResponse) Reset() {
 	*x = CloseStdinResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1191,7 @@ func (x *CloseStdinResponse) String() string {
 func (*CloseStdinResponse) ProtoMessage() {}
 
 func (x *CloseStdinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1204,7 @@ func (x *CloseStdinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdinResponse.ProtoReflect.Descriptor instead.
 func (*CloseStdinResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 type DeleteProcessRequest struct {
@@ -1156,7 +1217,7 @@ type DeleteProcessRequest struct {
 
 func (x *DeleteProcessRequest) Reset() {
 	*x = DeleteProcessRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1229,7 @@ func (x *DeleteProcessRequest) String() string {
 func (*DeleteProcessRequest) ProtoMessage() {}
 
 func (x *DeleteProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1242,7 @@ func (x *DeleteProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProcessRequest.ProtoReflect.Descriptor instead.
 func (*DeleteProcessRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteProcessRequest) GetContainerId() string {
@@ -1207,7 +1268,7 @@ type DeleteProcessResponse struct {
 
 func (x *DeleteProcessResponse) Reset() {
 	*x = DeleteProcessResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1280,7 @@ func (x *DeleteProcessResponse) String() string {
 func (*DeleteProcessResponse) ProtoMessage() {}
 
 func (x *DeleteProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1293,7 @@ func (x *DeleteProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProcessResponse.ProtoReflect.Descriptor instead.
 func (*DeleteProcessResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteProcessResponse) GetExit() *Exit {
@@ -1251,7 +1312,7 @@ type PidsRequest struct {
 
 func (x *PidsRequest) Reset() {
 	*x = PidsRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[22]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1324,7 @@ func (x *PidsRequest) String() string {
 func (*PidsRequest) ProtoMessage() {}
 
 func (x *PidsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[22]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1337,7 @@ func (x *PidsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PidsRequest.ProtoReflect.Descriptor instead.
 func (*PidsRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PidsRequest) GetContainerId() string {
@@ -1295,7 +1356,7 @@ type PidsResponse struct {
 
 func (x *PidsResponse) Reset() {
 	*x = PidsResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[23]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1368,7 @@ func (x *PidsResponse) String() string {
 func (*PidsResponse) ProtoMessage() {}
 
 func (x *PidsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[23]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1381,7 @@ func (x *PidsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PidsResponse.ProtoReflect.Descriptor instead.
 func (*PidsResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PidsResponse) GetProcesses() []*PidsResponse_Process {
@@ -1339,7 +1400,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[24]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1412,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[24]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1425,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PauseRequest) GetContainerId() string {
@@ -1382,7 +1443,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[25]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1455,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[25]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1468,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 type ResumeRequest struct {
@@ -1419,7 +1480,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1492,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1505,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ResumeRequest) GetContainerId() string {
@@ -1462,7 +1523,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[27]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1535,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[27]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1548,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 type UpdateContainerRequest struct {
@@ -1500,7 +1561,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[28]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1573,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[28]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1586,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UpdateContainerRequest) GetContainerId() string {
@@ -1550,7 +1611,7 @@ type UpdateContainerResponse struct {
 
 func (x *UpdateContainerResponse) Reset() {
 	*x = UpdateContainerResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[29]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1623,7 @@ func (x *UpdateContainerResponse) String() string {
 func (*UpdateContainerResponse) ProtoMessage() {}
 
 func (x *UpdateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[29]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1636,7 @@ func (x *UpdateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerResponse.ProtoReflect.Descriptor instead.
 func (*UpdateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{29}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 type StatsRequest struct {
@@ -1587,7 +1648,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[30]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +1660,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[30]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1673,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{30}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StatsRequest) GetContainerId() string {
@@ -1624,18 +1685,19 @@ func (x *StatsRequest) GetContainerId() string {
 
 // StatsResponse is read from the container's cgroup v2. Times are in microseconds, sizes in bytes.
 type StatsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cpu           *StatsResponse_CPU     `protobuf:"bytes,1,opt,name=cpu,proto3" json:"cpu,omitempty"`
-	Memory        *StatsResponse_Memory  `protobuf:"bytes,2,opt,name=memory,proto3" json:"memory,omitempty"`
-	Pids          *StatsResponse_PIDs    `protobuf:"bytes,3,opt,name=pids,proto3" json:"pids,omitempty"`
-	Io            []*StatsResponse_IO    `protobuf:"bytes,4,rep,name=io,proto3" json:"io,omitempty"`
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Cpu           *StatsResponse_CPU       `protobuf:"bytes,1,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	Memory        *StatsResponse_Memory    `protobuf:"bytes,2,opt,name=memory,proto3" json:"memory,omitempty"`
+	Pids          *StatsResponse_PIDs      `protobuf:"bytes,3,opt,name=pids,proto3" json:"pids,omitempty"`
+	Io            []*StatsResponse_IO      `protobuf:"bytes,4,rep,name=io,proto3" json:"io,omitempty"`
+	Network       []*StatsResponse_Network `protobuf:"bytes,5,rep,name=network,proto3" json:"network,omitempty"` // the sandbox's; counted on the host, and empty from a guest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[31]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1709,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[31]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1722,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{31}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatsResponse) GetCpu() *StatsResponse_CPU {
@@ -1691,6 +1753,13 @@ func (x *StatsResponse) GetIo() []*StatsResponse_IO {
 	return nil
 }
 
+func (x *StatsResponse) GetNetwork() []*StatsResponse_Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
 type NextEventRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1699,7 +1768,7 @@ type NextEventRequest struct {
 
 func (x *NextEventRequest) Reset() {
 	*x = NextEventRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[32]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1780,7 @@ func (x *NextEventRequest) String() string {
 func (*NextEventRequest) ProtoMessage() {}
 
 func (x *NextEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[32]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1793,7 @@ func (x *NextEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextEventRequest.ProtoReflect.Descriptor instead.
 func (*NextEventRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{32}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{33}
 }
 
 type NextEventResponse struct {
@@ -1739,7 +1808,7 @@ type NextEventResponse struct {
 
 func (x *NextEventResponse) Reset() {
 	*x = NextEventResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[33]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1820,7 @@ func (x *NextEventResponse) String() string {
 func (*NextEventResponse) ProtoMessage() {}
 
 func (x *NextEventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[33]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1833,7 @@ func (x *NextEventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextEventResponse.ProtoReflect.Descriptor instead.
 func (*NextEventResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{33}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NextEventResponse) GetEvent() isNextEventResponse_Event {
@@ -1804,7 +1873,7 @@ type ConfigureNetworkRequest struct {
 
 func (x *ConfigureNetworkRequest) Reset() {
 	*x = ConfigureNetworkRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[34]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1885,7 @@ func (x *ConfigureNetworkRequest) String() string {
 func (*ConfigureNetworkRequest) ProtoMessage() {}
 
 func (x *ConfigureNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[34]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1898,7 @@ func (x *ConfigureNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureNetworkRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{34}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ConfigureNetworkRequest) GetInterfaces() []*Interface {
@@ -1861,7 +1930,7 @@ type ConfigureNetworkResponse struct {
 
 func (x *ConfigureNetworkResponse) Reset() {
 	*x = ConfigureNetworkResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[35]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +1942,7 @@ func (x *ConfigureNetworkResponse) String() string {
 func (*ConfigureNetworkResponse) ProtoMessage() {}
 
 func (x *ConfigureNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[35]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +1955,7 @@ func (x *ConfigureNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureNetworkResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{35}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{36}
 }
 
 type Interface struct {
@@ -1904,7 +1973,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +1985,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +1998,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{36}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Interface) GetDevice() []byte {
@@ -2002,7 +2071,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2083,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2096,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Route) GetInterface() string {
@@ -2126,7 +2195,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2207,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2220,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{38}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Neighbour) GetInterface() string {
@@ -2184,7 +2253,7 @@ type SyncClockRequest struct {
 
 func (x *SyncClockRequest) Reset() {
 	*x = SyncClockRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2196,7 +2265,7 @@ func (x *SyncClockRequest) String() string {
 func (*SyncClockRequest) ProtoMessage() {}
 
 func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2209,7 +2278,7 @@ func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockRequest.ProtoReflect.Descriptor instead.
 func (*SyncClockRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{39}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SyncClockRequest) GetOffset() int64 {
@@ -2228,7 +2297,7 @@ type SyncClockResponse struct {
 
 func (x *SyncClockResponse) Reset() {
 	*x = SyncClockResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2309,7 @@ func (x *SyncClockResponse) String() string {
 func (*SyncClockResponse) ProtoMessage() {}
 
 func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2322,7 @@ func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockResponse.ProtoReflect.Descriptor instead.
 func (*SyncClockResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{40}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SyncClockResponse) GetNow() int64 {
@@ -2271,7 +2340,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2352,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2365,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{41}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{42}
 }
 
 type ShutdownResponse struct {
@@ -2307,7 +2376,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2319,7 +2388,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2332,7 +2401,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{42}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{43}
 }
 
 type PidsResponse_Process struct {
@@ -2345,7 +2414,7 @@ type PidsResponse_Process struct {
 
 func (x *PidsResponse_Process) Reset() {
 	*x = PidsResponse_Process{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2426,7 @@ func (x *PidsResponse_Process) String() string {
 func (*PidsResponse_Process) ProtoMessage() {}
 
 func (x *PidsResponse_Process) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2439,7 @@ func (x *PidsResponse_Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PidsResponse_Process.ProtoReflect.Descriptor instead.
 func (*PidsResponse_Process) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{23, 0}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{24, 0}
 }
 
 func (x *PidsResponse_Process) GetPid() uint32 {
@@ -2401,7 +2470,7 @@ type StatsResponse_CPU struct {
 
 func (x *StatsResponse_CPU) Reset() {
 	*x = StatsResponse_CPU{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2482,7 @@ func (x *StatsResponse_CPU) String() string {
 func (*StatsResponse_CPU) ProtoMessage() {}
 
 func (x *StatsResponse_CPU) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2495,7 @@ func (x *StatsResponse_CPU) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_CPU.ProtoReflect.Descriptor instead.
 func (*StatsResponse_CPU) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{31, 0}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{32, 0}
 }
 
 func (x *StatsResponse_CPU) GetUsageUsec() uint64 {
@@ -2485,7 +2554,7 @@ type StatsResponse_Memory struct {
 
 func (x *StatsResponse_Memory) Reset() {
 	*x = StatsResponse_Memory{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2566,7 @@ func (x *StatsResponse_Memory) String() string {
 func (*StatsResponse_Memory) ProtoMessage() {}
 
 func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2579,7 @@ func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_Memory.ProtoReflect.Descriptor instead.
 func (*StatsResponse_Memory) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{31, 1}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{32, 1}
 }
 
 func (x *StatsResponse_Memory) GetUsage() uint64 {
@@ -2565,7 +2634,7 @@ type StatsResponse_PIDs struct {
 
 func (x *StatsResponse_PIDs) Reset() {
 	*x = StatsResponse_PIDs{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2577,7 +2646,7 @@ func (x *StatsResponse_PIDs) String() string {
 func (*StatsResponse_PIDs) ProtoMessage() {}
 
 func (x *StatsResponse_PIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2590,7 +2659,7 @@ func (x *StatsResponse_PIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_PIDs.ProtoReflect.Descriptor instead.
 func (*StatsResponse_PIDs) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{31, 2}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{32, 2}
 }
 
 func (x *StatsResponse_PIDs) GetCurrent() uint64 {
@@ -2621,7 +2690,7 @@ type StatsResponse_IO struct {
 
 func (x *StatsResponse_IO) Reset() {
 	*x = StatsResponse_IO{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2702,7 @@ func (x *StatsResponse_IO) String() string {
 func (*StatsResponse_IO) ProtoMessage() {}
 
 func (x *StatsResponse_IO) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,7 +2715,7 @@ func (x *StatsResponse_IO) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_IO.ProtoReflect.Descriptor instead.
 func (*StatsResponse_IO) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{31, 3}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{32, 3}
 }
 
 func (x *StatsResponse_IO) GetMajor() uint32 {
@@ -2691,6 +2760,114 @@ func (x *StatsResponse_IO) GetWios() uint64 {
 	return 0
 }
 
+type StatsResponse_Network struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	RxBytes       uint64                 `protobuf:"varint,2,opt,name=rx_bytes,json=rxBytes,proto3" json:"rx_bytes,omitempty"`
+	RxPackets     uint64                 `protobuf:"varint,3,opt,name=rx_packets,json=rxPackets,proto3" json:"rx_packets,omitempty"`
+	RxErrors      uint64                 `protobuf:"varint,4,opt,name=rx_errors,json=rxErrors,proto3" json:"rx_errors,omitempty"`
+	RxDropped     uint64                 `protobuf:"varint,5,opt,name=rx_dropped,json=rxDropped,proto3" json:"rx_dropped,omitempty"`
+	TxBytes       uint64                 `protobuf:"varint,6,opt,name=tx_bytes,json=txBytes,proto3" json:"tx_bytes,omitempty"`
+	TxPackets     uint64                 `protobuf:"varint,7,opt,name=tx_packets,json=txPackets,proto3" json:"tx_packets,omitempty"`
+	TxErrors      uint64                 `protobuf:"varint,8,opt,name=tx_errors,json=txErrors,proto3" json:"tx_errors,omitempty"`
+	TxDropped     uint64                 `protobuf:"varint,9,opt,name=tx_dropped,json=txDropped,proto3" json:"tx_dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsResponse_Network) Reset() {
+	*x = StatsResponse_Network{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsResponse_Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsResponse_Network) ProtoMessage() {}
+
+func (x *StatsResponse_Network) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsResponse_Network.ProtoReflect.Descriptor instead.
+func (*StatsResponse_Network) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{32, 4}
+}
+
+func (x *StatsResponse_Network) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StatsResponse_Network) GetRxBytes() uint64 {
+	if x != nil {
+		return x.RxBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse_Network) GetRxPackets() uint64 {
+	if x != nil {
+		return x.RxPackets
+	}
+	return 0
+}
+
+func (x *StatsResponse_Network) GetRxErrors() uint64 {
+	if x != nil {
+		return x.RxErrors
+	}
+	return 0
+}
+
+func (x *StatsResponse_Network) GetRxDropped() uint64 {
+	if x != nil {
+		return x.RxDropped
+	}
+	return 0
+}
+
+func (x *StatsResponse_Network) GetTxBytes() uint64 {
+	if x != nil {
+		return x.TxBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse_Network) GetTxPackets() uint64 {
+	if x != nil {
+		return x.TxPackets
+	}
+	return 0
+}
+
+func (x *StatsResponse_Network) GetTxErrors() uint64 {
+	if x != nil {
+		return x.TxErrors
+	}
+	return 0
+}
+
+func (x *StatsResponse_Network) GetTxDropped() uint64 {
+	if x != nil {
+		return x.TxDropped
+	}
+	return 0
+}
+
 type NextEventResponse_OOM struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -2700,7 +2877,7 @@ type NextEventResponse_OOM struct {
 
 func (x *NextEventResponse_OOM) Reset() {
 	*x = NextEventResponse_OOM{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2712,7 +2889,7 @@ func (x *NextEventResponse_OOM) String() string {
 func (*NextEventResponse_OOM) ProtoMessage() {}
 
 func (x *NextEventResponse_OOM) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2725,7 +2902,7 @@ func (x *NextEventResponse_OOM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextEventResponse_OOM.ProtoReflect.Descriptor instead.
 func (*NextEventResponse_OOM) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{33, 0}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{34, 0}
 }
 
 func (x *NextEventResponse_OOM) GetContainerId() string {
@@ -2749,7 +2926,7 @@ type Interface_Prefix struct {
 
 func (x *Interface_Prefix) Reset() {
 	*x = Interface_Prefix{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2761,7 +2938,7 @@ func (x *Interface_Prefix) String() string {
 func (*Interface_Prefix) ProtoMessage() {}
 
 func (x *Interface_Prefix) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2774,7 +2951,7 @@ func (x *Interface_Prefix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface_Prefix.ProtoReflect.Descriptor instead.
 func (*Interface_Prefix) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{36, 0}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37, 0}
 }
 
 func (x *Interface_Prefix) GetIp() []byte {
@@ -2833,12 +3010,17 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x06stdout\x18\x03 \x01(\tR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x04 \x01(\tR\x06stderr\x12\x14\n" +
 	"\x05width\x18\x05 \x01(\rR\x05width\x12\x16\n" +
-	"\x06height\x18\x06 \x01(\rR\x06height\"k\n" +
+	"\x06height\x18\x06 \x01(\rR\x06height\"\xa1\x01\n" +
 	"\aStorage\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x16\n" +
 	"\x06fstype\x18\x02 \x01(\tR\x06fstype\x12\x18\n" +
 	"\aoptions\x18\x03 \x03(\tR\aoptions\x12\x16\n" +
-	"\x06target\x18\x04 \x01(\tR\x06target\"\xdb\x01\n" +
+	"\x06target\x18\x04 \x01(\tR\x06target\x124\n" +
+	"\n" +
+	"stands_for\x18\x05 \x03(\v2\x15.husk.agent.v1.DeviceR\tstandsFor\"4\n" +
+	"\x06Device\x12\x14\n" +
+	"\x05major\x18\x01 \x01(\rR\x05major\x12\x14\n" +
+	"\x05minor\x18\x02 \x01(\rR\x05minor\"\xdb\x01\n" +
 	"\x16CreateContainerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x122\n" +
@@ -2910,12 +3092,14 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\tresources\x18\x02 \x01(\fR\tresources\"\x19\n" +
 	"\x17UpdateContainerResponse\"1\n" +
 	"\fStatsRequest\x12!\n" +
-	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\xee\a\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\xba\n" +
+	"\n" +
 	"\rStatsResponse\x122\n" +
 	"\x03cpu\x18\x01 \x01(\v2 .husk.agent.v1.StatsResponse.CPUR\x03cpu\x12;\n" +
 	"\x06memory\x18\x02 \x01(\v2#.husk.agent.v1.StatsResponse.MemoryR\x06memory\x125\n" +
 	"\x04pids\x18\x03 \x01(\v2!.husk.agent.v1.StatsResponse.PIDsR\x04pids\x12/\n" +
-	"\x02io\x18\x04 \x03(\v2\x1f.husk.agent.v1.StatsResponse.IOR\x02io\x1a\xcb\x01\n" +
+	"\x02io\x18\x04 \x03(\v2\x1f.husk.agent.v1.StatsResponse.IOR\x02io\x12>\n" +
+	"\anetwork\x18\x05 \x03(\v2$.husk.agent.v1.StatsResponse.NetworkR\anetwork\x1a\xcb\x01\n" +
 	"\x03CPU\x12\x1d\n" +
 	"\n" +
 	"usage_usec\x18\x01 \x01(\x04R\tusageUsec\x12\x1b\n" +
@@ -2950,7 +3134,21 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x06rbytes\x18\x03 \x01(\x04R\x06rbytes\x12\x16\n" +
 	"\x06wbytes\x18\x04 \x01(\x04R\x06wbytes\x12\x12\n" +
 	"\x04rios\x18\x05 \x01(\x04R\x04rios\x12\x12\n" +
-	"\x04wios\x18\x06 \x01(\x04R\x04wios\"\x12\n" +
+	"\x04wios\x18\x06 \x01(\x04R\x04wios\x1a\x89\x02\n" +
+	"\aNetwork\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\brx_bytes\x18\x02 \x01(\x04R\arxBytes\x12\x1d\n" +
+	"\n" +
+	"rx_packets\x18\x03 \x01(\x04R\trxPackets\x12\x1b\n" +
+	"\trx_errors\x18\x04 \x01(\x04R\brxErrors\x12\x1d\n" +
+	"\n" +
+	"rx_dropped\x18\x05 \x01(\x04R\trxDropped\x12\x19\n" +
+	"\btx_bytes\x18\x06 \x01(\x04R\atxBytes\x12\x1d\n" +
+	"\n" +
+	"tx_packets\x18\a \x01(\x04R\ttxPackets\x12\x1b\n" +
+	"\ttx_errors\x18\b \x01(\x04R\btxErrors\x12\x1d\n" +
+	"\n" +
+	"tx_dropped\x18\t \x01(\x04R\ttxDropped\"\x12\n" +
 	"\x10NextEventRequest\"\x80\x01\n" +
 	"\x11NextEventResponse\x128\n" +
 	"\x03oom\x18\x01 \x01(\v2$.husk.agent.v1.NextEventResponse.OOMH\x00R\x03oom\x1a(\n" +
@@ -3037,121 +3235,125 @@ func file_husk_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_husk_agent_v1_agent_proto_rawDescData
 }
 
-var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_husk_agent_v1_agent_proto_goTypes = []any{
 	(*HandshakeRequest)(nil),         // 0: husk.agent.v1.HandshakeRequest
 	(*HandshakeResponse)(nil),        // 1: husk.agent.v1.HandshakeResponse
 	(*Mark)(nil),                     // 2: husk.agent.v1.Mark
 	(*Stdio)(nil),                    // 3: husk.agent.v1.Stdio
 	(*Storage)(nil),                  // 4: husk.agent.v1.Storage
-	(*CreateContainerRequest)(nil),   // 5: husk.agent.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil),  // 6: husk.agent.v1.CreateContainerResponse
-	(*ExecProcessRequest)(nil),       // 7: husk.agent.v1.ExecProcessRequest
-	(*ExecProcessResponse)(nil),      // 8: husk.agent.v1.ExecProcessResponse
-	(*StartProcessRequest)(nil),      // 9: husk.agent.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),     // 10: husk.agent.v1.StartProcessResponse
-	(*WaitProcessRequest)(nil),       // 11: husk.agent.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),      // 12: husk.agent.v1.WaitProcessResponse
-	(*Exit)(nil),                     // 13: husk.agent.v1.Exit
-	(*SignalProcessRequest)(nil),     // 14: husk.agent.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil),    // 15: husk.agent.v1.SignalProcessResponse
-	(*ResizePtyRequest)(nil),         // 16: husk.agent.v1.ResizePtyRequest
-	(*ResizePtyResponse)(nil),        // 17: husk.agent.v1.ResizePtyResponse
-	(*CloseStdinRequest)(nil),        // 18: husk.agent.v1.CloseStdinRequest
-	(*CloseStdinResponse)(nil),       // 19: husk.agent.v1.CloseStdinResponse
-	(*DeleteProcessRequest)(nil),     // 20: husk.agent.v1.DeleteProcessRequest
-	(*DeleteProcessResponse)(nil),    // 21: husk.agent.v1.DeleteProcessResponse
-	(*PidsRequest)(nil),              // 22: husk.agent.v1.PidsRequest
-	(*PidsResponse)(nil),             // 23: husk.agent.v1.PidsResponse
-	(*PauseRequest)(nil),             // 24: husk.agent.v1.PauseRequest
-	(*PauseResponse)(nil),            // 25: husk.agent.v1.PauseResponse
-	(*ResumeRequest)(nil),            // 26: husk.agent.v1.ResumeRequest
-	(*ResumeResponse)(nil),           // 27: husk.agent.v1.ResumeResponse
-	(*UpdateContainerRequest)(nil),   // 28: husk.agent.v1.UpdateContainerRequest
-	(*UpdateContainerResponse)(nil),  // 29: husk.agent.v1.UpdateContainerResponse
-	(*StatsRequest)(nil),             // 30: husk.agent.v1.StatsRequest
-	(*StatsResponse)(nil),            // 31: husk.agent.v1.StatsResponse
-	(*NextEventRequest)(nil),         // 32: husk.agent.v1.NextEventRequest
-	(*NextEventResponse)(nil),        // 33: husk.agent.v1.NextEventResponse
-	(*ConfigureNetworkRequest)(nil),  // 34: husk.agent.v1.ConfigureNetworkRequest
-	(*ConfigureNetworkResponse)(nil), // 35: husk.agent.v1.ConfigureNetworkResponse
-	(*Interface)(nil),                // 36: husk.agent.v1.Interface
-	(*Route)(nil),                    // 37: husk.agent.v1.Route
-	(*Neighbour)(nil),                // 38: husk.agent.v1.Neighbour
-	(*SyncClockRequest)(nil),         // 39: husk.agent.v1.SyncClockRequest
-	(*SyncClockResponse)(nil),        // 40: husk.agent.v1.SyncClockResponse
-	(*ShutdownRequest)(nil),          // 41: husk.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),         // 42: husk.agent.v1.ShutdownResponse
-	(*PidsResponse_Process)(nil),     // 43: husk.agent.v1.PidsResponse.Process
-	(*StatsResponse_CPU)(nil),        // 44: husk.agent.v1.StatsResponse.CPU
-	(*StatsResponse_Memory)(nil),     // 45: husk.agent.v1.StatsResponse.Memory
-	(*StatsResponse_PIDs)(nil),       // 46: husk.agent.v1.StatsResponse.PIDs
-	(*StatsResponse_IO)(nil),         // 47: husk.agent.v1.StatsResponse.IO
-	nil,                              // 48: husk.agent.v1.StatsResponse.Memory.StatEntry
-	nil,                              // 49: husk.agent.v1.StatsResponse.Memory.EventsEntry
-	(*NextEventResponse_OOM)(nil),    // 50: husk.agent.v1.NextEventResponse.OOM
-	(*Interface_Prefix)(nil),         // 51: husk.agent.v1.Interface.Prefix
+	(*Device)(nil),                   // 5: husk.agent.v1.Device
+	(*CreateContainerRequest)(nil),   // 6: husk.agent.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil),  // 7: husk.agent.v1.CreateContainerResponse
+	(*ExecProcessRequest)(nil),       // 8: husk.agent.v1.ExecProcessRequest
+	(*ExecProcessResponse)(nil),      // 9: husk.agent.v1.ExecProcessResponse
+	(*StartProcessRequest)(nil),      // 10: husk.agent.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),     // 11: husk.agent.v1.StartProcessResponse
+	(*WaitProcessRequest)(nil),       // 12: husk.agent.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),      // 13: husk.agent.v1.WaitProcessResponse
+	(*Exit)(nil),                     // 14: husk.agent.v1.Exit
+	(*SignalProcessRequest)(nil),     // 15: husk.agent.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil),    // 16: husk.agent.v1.SignalProcessResponse
+	(*ResizePtyRequest)(nil),         // 17: husk.agent.v1.ResizePtyRequest
+	(*ResizePtyResponse)(nil),        // 18: husk.agent.v1.ResizePtyResponse
+	(*CloseStdinRequest)(nil),        // 19: husk.agent.v1.CloseStdinRequest
+	(*CloseStdinResponse)(nil),       // 20: husk.agent.v1.CloseStdinResponse
+	(*DeleteProcessRequest)(nil),     // 21: husk.agent.v1.DeleteProcessRequest
+	(*DeleteProcessResponse)(nil),    // 22: husk.agent.v1.DeleteProcessResponse
+	(*PidsRequest)(nil),              // 23: husk.agent.v1.PidsRequest
+	(*PidsResponse)(nil),             // 24: husk.agent.v1.PidsResponse
+	(*PauseRequest)(nil),             // 25: husk.agent.v1.PauseRequest
+	(*PauseResponse)(nil),            // 26: husk.agent.v1.PauseResponse
+	(*ResumeRequest)(nil),            // 27: husk.agent.v1.ResumeRequest
+	(*ResumeResponse)(nil),           // 28: husk.agent.v1.ResumeResponse
+	(*UpdateContainerRequest)(nil),   // 29: husk.agent.v1.UpdateContainerRequest
+	(*UpdateContainerResponse)(nil),  // 30: husk.agent.v1.UpdateContainerResponse
+	(*StatsRequest)(nil),             // 31: husk.agent.v1.StatsRequest
+	(*StatsResponse)(nil),            // 32: husk.agent.v1.StatsResponse
+	(*NextEventRequest)(nil),         // 33: husk.agent.v1.NextEventRequest
+	(*NextEventResponse)(nil),        // 34: husk.agent.v1.NextEventResponse
+	(*ConfigureNetworkRequest)(nil),  // 35: husk.agent.v1.ConfigureNetworkRequest
+	(*ConfigureNetworkResponse)(nil), // 36: husk.agent.v1.ConfigureNetworkResponse
+	(*Interface)(nil),                // 37: husk.agent.v1.Interface
+	(*Route)(nil),                    // 38: husk.agent.v1.Route
+	(*Neighbour)(nil),                // 39: husk.agent.v1.Neighbour
+	(*SyncClockRequest)(nil),         // 40: husk.agent.v1.SyncClockRequest
+	(*SyncClockResponse)(nil),        // 41: husk.agent.v1.SyncClockResponse
+	(*ShutdownRequest)(nil),          // 42: husk.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),         // 43: husk.agent.v1.ShutdownResponse
+	(*PidsResponse_Process)(nil),     // 44: husk.agent.v1.PidsResponse.Process
+	(*StatsResponse_CPU)(nil),        // 45: husk.agent.v1.StatsResponse.CPU
+	(*StatsResponse_Memory)(nil),     // 46: husk.agent.v1.StatsResponse.Memory
+	(*StatsResponse_PIDs)(nil),       // 47: husk.agent.v1.StatsResponse.PIDs
+	(*StatsResponse_IO)(nil),         // 48: husk.agent.v1.StatsResponse.IO
+	(*StatsResponse_Network)(nil),    // 49: husk.agent.v1.StatsResponse.Network
+	nil,                              // 50: husk.agent.v1.StatsResponse.Memory.StatEntry
+	nil,                              // 51: husk.agent.v1.StatsResponse.Memory.EventsEntry
+	(*NextEventResponse_OOM)(nil),    // 52: husk.agent.v1.NextEventResponse.OOM
+	(*Interface_Prefix)(nil),         // 53: husk.agent.v1.Interface.Prefix
 }
 var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: husk.agent.v1.HandshakeResponse.marks:type_name -> husk.agent.v1.Mark
-	4,  // 1: husk.agent.v1.CreateContainerRequest.storages:type_name -> husk.agent.v1.Storage
-	3,  // 2: husk.agent.v1.CreateContainerRequest.stdio:type_name -> husk.agent.v1.Stdio
-	3,  // 3: husk.agent.v1.ExecProcessRequest.stdio:type_name -> husk.agent.v1.Stdio
-	13, // 4: husk.agent.v1.WaitProcessResponse.exit:type_name -> husk.agent.v1.Exit
-	13, // 5: husk.agent.v1.DeleteProcessResponse.exit:type_name -> husk.agent.v1.Exit
-	43, // 6: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
-	44, // 7: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
-	45, // 8: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
-	46, // 9: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
-	47, // 10: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
-	50, // 11: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
-	36, // 12: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
-	37, // 13: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
-	38, // 14: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
-	51, // 15: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
-	48, // 16: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
-	49, // 17: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
-	0,  // 18: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
-	5,  // 19: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
-	7,  // 20: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
-	9,  // 21: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
-	11, // 22: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
-	14, // 23: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
-	16, // 24: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
-	18, // 25: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
-	20, // 26: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
-	22, // 27: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
-	24, // 28: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
-	26, // 29: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
-	28, // 30: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
-	30, // 31: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
-	32, // 32: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
-	34, // 33: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
-	39, // 34: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
-	41, // 35: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
-	1,  // 36: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
-	6,  // 37: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
-	8,  // 38: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
-	10, // 39: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
-	12, // 40: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
-	15, // 41: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
-	17, // 42: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
-	19, // 43: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
-	21, // 44: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
-	23, // 45: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
-	25, // 46: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
-	27, // 47: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
-	29, // 48: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
-	31, // 49: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
-	33, // 50: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
-	35, // 51: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
-	40, // 52: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
-	42, // 53: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
-	36, // [36:54] is the sub-list for method output_type
-	18, // [18:36] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	5,  // 1: husk.agent.v1.Storage.stands_for:type_name -> husk.agent.v1.Device
+	4,  // 2: husk.agent.v1.CreateContainerRequest.storages:type_name -> husk.agent.v1.Storage
+	3,  // 3: husk.agent.v1.CreateContainerRequest.stdio:type_name -> husk.agent.v1.Stdio
+	3,  // 4: husk.agent.v1.ExecProcessRequest.stdio:type_name -> husk.agent.v1.Stdio
+	14, // 5: husk.agent.v1.WaitProcessResponse.exit:type_name -> husk.agent.v1.Exit
+	14, // 6: husk.agent.v1.DeleteProcessResponse.exit:type_name -> husk.agent.v1.Exit
+	44, // 7: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
+	45, // 8: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
+	46, // 9: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
+	47, // 10: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
+	48, // 11: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
+	49, // 12: husk.agent.v1.StatsResponse.network:type_name -> husk.agent.v1.StatsResponse.Network
+	52, // 13: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
+	37, // 14: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
+	38, // 15: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
+	39, // 16: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
+	53, // 17: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
+	50, // 18: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
+	51, // 19: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
+	0,  // 20: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
+	6,  // 21: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
+	8,  // 22: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
+	10, // 23: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
+	12, // 24: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
+	15, // 25: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
+	17, // 26: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
+	19, // 27: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
+	21, // 28: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
+	23, // 29: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
+	25, // 30: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
+	27, // 31: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
+	29, // 32: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
+	31, // 33: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
+	33, // 34: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
+	35, // 35: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
+	40, // 36: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
+	42, // 37: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
+	1,  // 38: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
+	7,  // 39: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
+	9,  // 40: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
+	11, // 41: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
+	13, // 42: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
+	16, // 43: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
+	18, // 44: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
+	20, // 45: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
+	22, // 46: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
+	24, // 47: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
+	26, // 48: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
+	28, // 49: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
+	30, // 50: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
+	32, // 51: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
+	34, // 52: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
+	36, // 53: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
+	41, // 54: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
+	43, // 55: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
+	38, // [38:56] is the sub-list for method output_type
+	20, // [20:38] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_husk_agent_v1_agent_proto_init() }
@@ -3159,8 +3361,8 @@ func file_husk_agent_v1_agent_proto_init() {
 	if File_husk_agent_v1_agent_proto != nil {
 		return
 	}
-	file_husk_agent_v1_agent_proto_msgTypes[13].OneofWrappers = []any{}
-	file_husk_agent_v1_agent_proto_msgTypes[33].OneofWrappers = []any{
+	file_husk_agent_v1_agent_proto_msgTypes[14].OneofWrappers = []any{}
+	file_husk_agent_v1_agent_proto_msgTypes[34].OneofWrappers = []any{
 		(*NextEventResponse_Oom)(nil),
 	}
 	type x struct{}
@@ -3169,7 +3371,7 @@ func file_husk_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_husk_agent_v1_agent_proto_rawDesc), len(file_husk_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   52,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,64 @@
+package container
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// number is a block device's.
+type number struct{ major, minor int64 }
+
+// standIns are the numbers here of the disks that stand for the host's.
+func standIns(list []*agentv1.Storage) (map[number]number, error) {
+	m := map[number]number{}
+	for _, s := range list {
+		if len(s.GetStandsFor()) == 0 || s.GetSerial() == "" {
+			continue
+		}
+		here, err := numberOf(s.GetSerial())
+		if err != nil {
+			return nil, fmt.Errorf("storage %q: %w", s.GetSerial(), err)
+		}
+		for _, d := range s.GetStandsFor() {
+			m[number{int64(d.GetMajor()), int64(d.GetMinor())}] = here
+		}
+	}
+	return m, nil
+}
+
+func numberOf(serial string) (n number, err error) {
+	device, err := findDevice(serial)
+	if err != nil {
+		return n, err
+	}
+	text, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(device), "dev"))
+	if err != nil {
+		return n, err
+	}
+	if _, err := fmt.Sscanf(string(text), "%d:%d", &n.major, &n.minor); err != nil {
+		return n, fmt.Errorf("parse the number %q of %s: %w", text, device, err)
+	}
+	return n, nil
+}
+
+// renumber makes limits of the host's devices those of their stand-ins. The others are the guest's own already.
+func renumber(b *specs.LinuxBlockIO, disks map[number]number) *specs.LinuxBlockIO {
+	out := *b
+	for _, list := range []*[]specs.LinuxThrottleDevice{
+		&out.ThrottleReadBpsDevice, &out.ThrottleWriteBpsDevice, &out.ThrottleReadIOPSDevice, &out.ThrottleWriteIOPSDevice,
+	} {
+		var ours []specs.LinuxThrottleDevice
+		for _, d := range *list {
+			if n, ok := disks[number{d.Major, d.Minor}]; ok {
+				d.Major, d.Minor = n.major, n.minor
+			}
+			ours = append(ours, d)
+		}
+		*list = ours
+	}
+	return &out
+}
