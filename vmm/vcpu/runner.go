@@ -49,6 +49,16 @@ func newRunner(s *Set, id int, c CPU) *runner {
 func (r *runner) run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		// The main thread's name is the process's. While it is held here, the next goroutine gets another.
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.run()
+		}()
+		<-done
+		return
+	}
 	nameThread(fmt.Sprintf("vcpu %d", r.id))
 	r.enter()
 	defer r.leave()
