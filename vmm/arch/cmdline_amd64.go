@@ -11,6 +11,7 @@ type Word struct{ Word, Reason string }
 // baseWords hold for every kernel of ours on this machine.
 var baseWords = []Word{
 	{"panic=-1", "a panic restarts at once, which here is the end of the VM"},
+	{"oops=panic", "a kernel that has gone wrong must not go on with its containers hanging"},
 	{"reboot=k", "a restart is a write to the keyboard controller: unlike a triple fault (reboot=t) the VMM can tell it from a crash"},
 	{"tsc=reliable", "KVM keeps the counters of all vCPUs together: no watchdog, no synchronization test as each comes up"},
 	{"no_timer_check", "there is no PIT whose interrupt could be checked"},

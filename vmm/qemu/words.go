@@ -8,6 +8,7 @@ type Word struct{ Word, Reason string }
 var everywhere = []Word{
 	{"console=hvc0", "the virtio console is the only one"},
 	{"panic=-1", "a panic restarts at once, which here is the end of the VM"},
+	{"oops=panic", "a kernel that has gone wrong must not go on with its containers hanging"},
 	{"swiotlb=noforce", "no device needs bounce buffers, which take 64 MiB of a guest with memory above 4 GiB"},
 	{"rcupdate.rcu_expedited=1", "mounts and namespaces wait for RCU; a guest of few processors can afford the short way"},
 }
