@@ -51,7 +51,7 @@ func create(ctx context.Context, l *List, req *agentv1.CreateContainerRequest) (
 	if fields := ignored(spec); len(fields) > 0 {
 		slog.Warn("fields of the specification are ignored", "container", c.ID, "fields", fields)
 	}
-	if c.unmount, err = mountStorages(req.GetStorages()); err != nil {
+	if c.unmount, err = mountAll(spec, req.GetStorages()); err != nil {
 		return nil, err
 	}
 	if c.disks, err = standIns(req.GetStorages()); err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,6 +18,16 @@ var mountFlags = map[string]uintptr{
 	"noatime": unix.MS_NOATIME, "nodiratime": unix.MS_NODIRATIME, "relatime": unix.MS_RELATIME,
 	"strictatime": unix.MS_STRICTATIME, "sync": unix.MS_SYNCHRONOUS, "dirsync": unix.MS_DIRSYNC,
 	"lazytime": unix.MS_LAZYTIME, "rw": 0, "defaults": 0,
+}
+
+// mountAll mounts what the container is made of, and answers what undoes it.
+func mountAll(spec *specs.Spec, list []*agentv1.Storage) (undo func() error, err error) {
+	storages, err := mountStorages(list)
+	if err != nil {
+		return nil, err
+	}
+	shares := holdShares(spec)
+	return func() error { return errors.Join(shares(), storages()) }, nil
 }
 
 // mountStorages mounts the storages in order and answers what undoes it.
