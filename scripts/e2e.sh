@@ -11,6 +11,7 @@
 #   qemu-2, qemu-1   the same on QEMU, right here; qemu-2 also those of the Debian image and of test/posix
 #   cri-2, cri-1     pods through containerd's CRI plugin, on QEMU, right here
 #   cri-sandbox      the same without a pause container, through containerd's Sandbox API
+#   crio             pods as CRI-O makes them, on QEMU, right here
 #   unit-kvm         the unit tests that need KVM, in the test host
 #   unit-qemu        the unit tests that boot the guest's kernel in QEMU
 #   foreign          containers in machines of other architectures, on QEMU: half a minute once the kernels are built
@@ -80,6 +81,10 @@ job() {
 		;;
 	qemu-[12]) here $(tests qemu "${1#qemu-}") ;;
 	cri-[12]) here $(pods "${1#cri-}") ;;
+	crio)
+		here "$bin/test/crio.test" -test.v -test.timeout 38m "-test.run=$run" -backend qemu -bin "$bin" -image "$bin/test/image.tar" \
+			-pause "$bin/test/pause.tar"
+		;;
 	cri-sandbox) here $(pods 2) -handler husk-sandbox ;;
 	unit-kvm)
 		host env "HUSK_TEST_KERNEL=$bin/husk-kernel" "HUSK_TEST_BZIMAGE=$bin/husk-kernel.bzImage" \

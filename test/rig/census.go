@@ -47,7 +47,7 @@ func (c Census) Take(t TB) Found {
 func (f Found) Expect(t TB) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		left := slices.DeleteFunc(f.census.Take(t).Entries, func(entry string) bool { return slices.Contains(f.Entries, entry) })
+		left := f.since(t)
 		if len(left) == 0 {
 			return
 		}
@@ -56,6 +56,22 @@ func (f Found) Expect(t TB) {
 			return
 		}
 	}
+}
+
+// Since are the names of a kind that were not found.
+func (f Found) Since(t TB, kind string) (names []string) {
+	t.Helper()
+	for _, entry := range f.since(t) {
+		if name, ok := strings.CutPrefix(entry, kind+" "); ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func (f Found) since(t TB) []string {
+	t.Helper()
+	return slices.DeleteFunc(f.census.Take(t).Entries, func(entry string) bool { return slices.Contains(f.Entries, entry) })
 }
 
 func (c Census) take() (Found, error) {

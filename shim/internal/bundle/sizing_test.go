@@ -32,24 +32,34 @@ func TestAPodIsSizedByWhatCRISaysOfIt(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v", test.name, got, err, test.want)
 		}
 	}
-	for _, key := range crioResources {
-		s := minimal()
-		s.Annotations = map[string]string{key: `{"cpu_period":100000,"cpu_quota":150000,"cpu_shares":1536,"memory_limit_in_bytes":268435456}`}
-		got, err := SizeOf(s, defaults(), Host{})
-		if err != nil || got != (Size{2, (256 + 96 + 4) * mib}) || !HasMemoryLimit(s) || Shares(s) != 1536 {
-			t.Errorf("%s: %+v, %v", key, got, err)
-		}
-		for _, nothing := range []string{"null", "{}", `{"cpu_period":100000,"cpu_quota":-1}`, "wrong", `{"cpu_quota":"wrong","cpu_shares":2}`} {
-			s.Annotations[key] = nothing
-			if got, err := SizeOf(s, defaults(), Host{}); err != nil || got != (Size{1, 512 * mib}) || HasMemoryLimit(s) {
-				t.Errorf("%s: %s: %+v, %v", key, nothing, got, err)
-			}
-		}
-	}
 	own := pod("150000", "100000", "268435456")
 	own.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(64 * mib))}
 	if got, err := SizeOf(own, defaults(), Host{}); err != nil || got != (Size{2, (64 + 96 + 2) * mib}) {
 		t.Errorf("a limit of its own: %+v, %v", got, err)
+	}
+}
+
+func TestAPodIsSizedByWhatCRIOSaysOfIt(t *testing.T) {
+	const mib = 1 << 20
+	for _, test := range []struct {
+		resources string
+		want      Size
+		shares    uint64
+	}{
+		{`{"cpu_period":100000,"cpu_quota":250000,"cpu_shares":1536,"memory_limit_in_bytes":268435456}`, Size{3, (256 + 96 + 4) * mib}, 1536},
+		{`{"cpu_period":100000,"cpu_shares":512}`, Size{1, 512 * mib}, 512},
+		{`{}`, Size{1, 512 * mib}, 2},
+		{`null`, Size{1, 512 * mib}, 2},
+		{`{"memory_limit_in_bytes":"much","cpu_shares":512}`, Size{1, 512 * mib}, 2},
+	} {
+		for _, key := range crioResources {
+			s := minimal()
+			s.Annotations = map[string]string{key: test.resources}
+			s.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(2))}} // of its infra container
+			if got, err := SizeOf(s, defaults(), Host{}); err != nil || got != test.want || Shares(s) != test.shares {
+				t.Errorf("%s: %s: %+v, %d, %v; want %+v, %d", key, test.resources, got, Shares(s), err, test.want, test.shares)
+			}
+		}
 	}
 }
 

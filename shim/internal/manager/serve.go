@@ -84,7 +84,7 @@ func (s *Shim) settle() (*daemon, error) {
 	signal.Notify(d.signals, unix.SIGTERM, unix.SIGINT)
 	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
 	d.sandbox = sandbox.New(sandbox.Params{
-		Dir: s.dir(s.id), Namespace: s.namespace, ID: s.id,
+		Dir: s.dir(s.id), Namespace: s.namespace, ID: s.id, Unowned: s.address == "",
 		Sink:      d.publisher,
 		Config:    config.Source{Executable: self, Getenv: os.Getenv},
 		Begun:     begun,

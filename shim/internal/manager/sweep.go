@@ -7,9 +7,9 @@ import (
 	"github.com/huskvm/husk/shim/internal/rundir"
 )
 
-// sweep cleans up after sandboxes that nobody serves and no container was created in: a `start`, or its daemon, was
-// killed so early that the engine has nothing to call `delete` for. Where there was a container, `delete` will come,
-// and may have an exit status to tell.
+// sweep cleans up after sandboxes that nobody serves and nobody will call `delete` for: those that no container was
+// created in, as a `start`, or its daemon, was killed so early that the engine knows of none; and all of CRI-O's, which
+// never does. Elsewhere, where there was a container, `delete` will come, and may have an exit status to tell.
 func (s *Shim) sweep() error {
 	dirs, err := rundir.All(s.Root)
 	if err != nil {
@@ -17,7 +17,7 @@ func (s *Shim) sweep() error {
 	}
 	for _, d := range dirs {
 		state, err := d.Load()
-		if len(state.Containers) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+		if len(state.Containers) > 0 && !state.Unowned || err != nil && !errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		lock, err := d.Lock()

@@ -13,16 +13,18 @@ const stateVersion = 1
 
 // State is what others may know of a sandbox: `delete`, and the command line tool.
 type State struct {
-	Version    int         `json:"version"`
-	Namespace  string      `json:"namespace"`
-	ID         string      `json:"id"`
-	Shim       Process     `json:"shim"`
-	VMM        Process     `json:"vmm,omitzero"`
-	VCPUs      uint32      `json:"vcpus,omitempty"`
-	Memory     uint64      `json:"memory,omitempty"`
-	Cgroup     string      `json:"cgroup,omitempty"` // as in linux.cgroupsPath of the sandbox's spec
-	NetNS      string      `json:"netns,omitempty"`  // path of the network namespace that the VM is connected with
-	Started    time.Time   `json:"started,omitzero"`
+	Version   int       `json:"version"`
+	Namespace string    `json:"namespace"`
+	ID        string    `json:"id"`
+	Shim      Process   `json:"shim"`
+	VMM       Process   `json:"vmm,omitzero"`
+	VCPUs     uint32    `json:"vcpus,omitempty"`
+	Memory    uint64    `json:"memory,omitempty"`
+	Cgroup    string    `json:"cgroup,omitempty"` // as in linux.cgroupsPath of the sandbox's spec
+	NetNS     string    `json:"netns,omitempty"`  // path of the network namespace that the VM is connected with
+	Started   time.Time `json:"started,omitzero"`
+	// Unowned is a sandbox whose engine never calls `delete`: that of CRI-O.
+	Unowned    bool        `json:"unowned,omitempty"`
 	Containers []Container `json:"containers,omitempty"`
 }
 

@@ -42,6 +42,7 @@ type Params struct {
 	Dir       rundir.Dir // exists, and is locked by this process
 	Namespace string
 	ID        string
+	Unowned   bool // see rundir.State
 	Sink      container.Sink
 	Config    config.Source // to which a container's options are added
 	// Begun is when the engine called for the shim, on CLOCK_MONOTONIC in nanoseconds; 0 is unknown.
@@ -84,7 +85,7 @@ func New(p Params) *Sandbox {
 		p.Launch = launch
 	}
 	s := &Sandbox{Params: p, containers: make(map[string]*member)}
-	s.state = rundir.State{Namespace: p.Namespace, ID: p.ID}
+	s.state = rundir.State{Namespace: p.Namespace, ID: p.ID, Unowned: p.Unowned}
 	if self, err := rundir.Identify(os.Getpid()); err == nil {
 		s.state.Shim = self
 	}
