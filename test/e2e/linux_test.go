@@ -27,6 +27,16 @@ func TestNamespacesAreNewOnlyWhenAskedFor(t *testing.T) {
 	s = script(t, `[ $$ != 1 ] && echo another; cat /proc/1/comm`)
 	without(s, specs.PIDNamespace)
 	lines(t, s, "another", "init")
+
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = script(t, `hostname; hostname other && hostname`)
+	s.Process.Capabilities.Effective = append(s.Process.Capabilities.Effective, "CAP_SYS_ADMIN")
+	s.Process.Capabilities.Permitted = append(s.Process.Capabilities.Permitted, "CAP_SYS_ADMIN")
+	s.Process.Capabilities.Bounding = append(s.Process.Capabilities.Bounding, "CAP_SYS_ADMIN")
+	lines(t, s, host, "other")
 }
 
 func TestAUserNamespaceMapsTheContainersUsers(t *testing.T) {

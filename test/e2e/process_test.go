@@ -89,7 +89,6 @@ func TestAContainerLooksAsUnderRunc(t *testing.T) {
 			var out [2]string
 			for i, runtime := range []string{runc, "io.containerd.husk.v2"} {
 				s := script(t, look)
-				s.Hostname = "container"
 				c.change(s)
 				res := runSpecOn(t, runtime, s)
 				out[i] = strings.ReplaceAll(res.Stdout, s.Root.Path, "")

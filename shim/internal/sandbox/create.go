@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/api/types"
@@ -169,7 +170,8 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) erro
 		return v.explain(err)
 	}
 	request.Backend = &vmmv1.Backend{Kind: plan.config.Backend, Qemu: plan.config.QEMU}
-	request.Vcpus, request.MemoryBytes, request.Cmdline = plan.size.VCPUs, plan.size.Memory, plan.config.Cmdline()
+	request.Vcpus, request.MemoryBytes = plan.size.VCPUs, plan.size.Memory
+	request.Cmdline = hostname() + plan.config.Cmdline()
 	if request.Shares, request.Disks, err = p.donate(v.machine); err != nil {
 		return v.explain(err)
 	}
@@ -318,4 +320,17 @@ func (s *Sandbox) end(v *vm, gone chan struct{}) {
 		log.L.WithError(err).WithField("id", s.ID).Error("stop the VM")
 	}
 	close(gone)
+}
+
+// hostname is the word of the guest's command line that gives it the host's name, as a container without one of its own
+// has under runc; empty for a name that is no word.
+func hostname() string {
+	name, err := os.Hostname()
+	plain := func(r rune) bool {
+		return r == '-' || r == '.' || r == '_' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z'
+	}
+	if err != nil || name == "" || strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) {
+		return ""
+	}
+	return "hostname=" + name + " "
 }

@@ -79,7 +79,7 @@ func TestTheFirstContainersLifeIsTheVMs(t *testing.T) {
 		t.Errorf("the pid %d is not alive: %v", pid, err)
 	}
 	boot := r.vmm.boot
-	if boot.Vcpus != 2 || boot.MemoryBytes != 512<<20 || boot.Cmdline != "quiet dummy.numdummies=0 fb_tunnels=none debug" || len(boot.Shares) != 1 || len(boot.Disks) != 0 {
+	if boot.Vcpus != 2 || boot.MemoryBytes != 512<<20 || boot.Cmdline != hostname()+"quiet dummy.numdummies=0 fb_tunnels=none debug" || len(boot.Shares) != 1 || len(boot.Disks) != 0 {
 		t.Errorf("boot %v", boot)
 	}
 	if boot.Backend.Kind != "auto" || boot.Kernel == 0 || boot.Initramfs == 0 || boot.Vsock.Directory == 0 || boot.Console.Output != 0 {
