@@ -144,24 +144,3 @@ func TestCheckpointSaysThatItIsNotThere(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
-
-// needBlockfile skips the test where there is no blockfile snapshotter. The root that it makes is a file with a file
-// system in it: the guest gets it as a disk.
-func needBlockfile(t *testing.T) {
-	t.Helper()
-	plugins := ctr(t, "plugins", "ls").Stdout
-	if i := strings.Index(plugins, "blockfile"); i < 0 || !strings.Contains(strings.SplitN(plugins[i:], "\n", 2)[0], " ok") {
-		t.Skip("this containerd has no blockfile snapshotter")
-	}
-}
-
-func TestRootOnADisk(t *testing.T) {
-	needBlockfile(t)
-	before := census(t)
-	res := ctrRun(t, []string{"--snapshotter", "blockfile"},
-		"sh", "-c", "awk '$2 == \"/\" {print $1, $3}' /proc/mounts; echo kept > /file; sync; cat /file; exit 7")
-	if res.Status != 7 || !strings.HasPrefix(res.Stdout, "/dev/vd") || !strings.HasSuffix(res.Stdout, " ext4\nkept\n") {
-		t.Errorf("%+v", res)
-	}
-	before.Expect(t)
-}

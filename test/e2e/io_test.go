@@ -50,7 +50,7 @@ func (b *background) timeWriting(t *testing.T) float64 {
 }
 
 func TestIOLimitsHoldOnADisk(t *testing.T) {
-	needBlockfile(t)
+	needSnapshotter(t, "blockfile")
 	major, minor := hostDisk(t)
 	b := start(t, []string{"--snapshotter", "blockfile"}, "sleep", "1000")
 	free := b.timeWriting(t)

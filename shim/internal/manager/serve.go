@@ -21,6 +21,7 @@ import (
 
 	"github.com/huskvm/husk/shim/internal/config"
 	"github.com/huskvm/husk/shim/internal/events"
+	"github.com/huskvm/husk/shim/internal/mounts"
 	"github.com/huskvm/husk/shim/internal/rundir"
 	"github.com/huskvm/husk/shim/internal/sandbox"
 	"github.com/huskvm/husk/shim/internal/task"
@@ -42,7 +43,7 @@ const (
 func (s *Shim) serve() error {
 	debug.SetGCPercent(50)
 	// Inherited so far; of what this process starts nothing may keep them.
-	for fd := socketFD; fd <= readyFD; fd++ {
+	for fd := socketFD; fd <= engineFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	lock := os.NewFile(lockFD, "lock")
@@ -60,7 +61,7 @@ func (s *Shim) serve() error {
 // settle makes this process the sandbox's.
 func (s *Shim) settle() (*daemon, error) {
 	begun, _ := strconv.ParseUint(os.Getenv(startMark), 10, 64)
-	// Mounts of the host still arrive here, none of ours reaches the host.
+	// Shared mounts of the host still arrive here, none of ours reaches the host.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return nil, fmt.Errorf("make the shim's mounts its own: %w", err)
 	}
@@ -88,6 +89,7 @@ func (s *Shim) settle() (*daemon, error) {
 		Sink:      d.publisher,
 		Config:    config.Source{Executable: self, Getenv: os.Getenv},
 		Begun:     begun,
+		Engine:    mounts.Engine{Namespace: os.NewFile(engineFD, "engine's mounts")},
 		FirstTime: firstTime, IdleTime: idleTime, Idle: d.idle,
 	})
 	return d, nil

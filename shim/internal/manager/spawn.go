@@ -18,6 +18,7 @@ const (
 	socketFD = 3
 	lockFD   = 4
 	readyFD  = 5 // what the daemon has to say: nothing but a line's end when it serves, or why it can't
+	engineFD = 6 // the mount namespace of who has called for the shim
 )
 
 // spawn starts the daemon, which inherits the socket and the lock, in a mount namespace of its own, and returns when it
@@ -38,7 +39,12 @@ func (s *Shim) spawn(socket, lock *os.File, begun uint64) error {
 		return fmt.Errorf("make a pipe to the shim's daemon: %w", err)
 	}
 	defer ready.Close()
-	cmd.ExtraFiles = []*os.File{socket, lock, answer} // from socketFD on
+	engine, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		return fmt.Errorf("open the engine's mount namespace: %w", err)
+	}
+	defer engine.Close()
+	cmd.ExtraFiles = []*os.File{socket, lock, answer, engine} // from socketFD on
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNS}
 	err = cmd.Start()
 	answer.Close()

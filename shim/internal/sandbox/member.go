@@ -36,6 +36,7 @@ type member struct {
 // prepared is a container's part on the host, before the guest hears of it.
 type prepared struct {
 	guest   *bundle.Guest
+	brought *mounts.Brought
 	root    *mounts.Root
 	binds   []*os.File // in the order of guest.Binds
 	session *stdio.Session
@@ -56,6 +57,9 @@ func (s *Sandbox) prepare(ctx context.Context, v *vm, r Request, spec *specs.Spe
 			p = prepared{}
 		}
 	}()
+	if p.brought, err = s.Engine.Bring(sources(r, spec, guest)); err != nil {
+		return p, err
+	}
 	if !r.pause {
 		if err = p.openRoot(r, spec); err != nil {
 			return p, err
@@ -70,6 +74,18 @@ func (s *Sandbox) prepare(ctx context.Context, v *vm, r Request, spec *specs.Spe
 	}
 	p.session, err = s.openStdio(ctx, v, r.ID, r.Stdio)
 	return p, err
+}
+
+// sources are the host's paths that the container is made of.
+func sources(r Request, spec *specs.Spec, guest *bundle.Guest) []string {
+	paths := mounts.Sources(r.Rootfs)
+	if root, err := bundle.HostRoot(r.Bundle, spec); err == nil && len(r.Rootfs) == 0 {
+		paths = append(paths, root)
+	}
+	for _, bind := range guest.Binds {
+		paths = append(paths, bind.Source)
+	}
+	return paths
 }
 
 func (p *prepared) openRoot(r Request, spec *specs.Spec) (err error) {
@@ -119,6 +135,9 @@ func (p *prepared) close() error {
 	}
 	if p.root != nil {
 		errs = append(errs, p.root.Close())
+	}
+	if p.brought != nil {
+		errs = append(errs, p.brought.Close())
 	}
 	errs = append(errs, os.RemoveAll(p.dir))
 	if p.hooked {

@@ -23,6 +23,7 @@ import (
 	"github.com/huskvm/husk/shim/internal/bundle"
 	"github.com/huskvm/husk/shim/internal/config"
 	"github.com/huskvm/husk/shim/internal/container"
+	"github.com/huskvm/husk/shim/internal/mounts"
 	"github.com/huskvm/husk/shim/internal/rundir"
 	"github.com/huskvm/husk/vmm/marks"
 )
@@ -47,6 +48,8 @@ type Params struct {
 	Config    config.Source // to which a container's options are added
 	// Begun is when the engine called for the shim, on CLOCK_MONOTONIC in nanoseconds; 0 is unknown.
 	Begun uint64
+	// Engine is where the engine's paths lead.
+	Engine mounts.Engine
 	// FirstTime is how long the sandbox waits for its first container, and IdleTime how long it may be without one
 	// afterwards, before Idle is called.
 	FirstTime time.Duration
