@@ -11,7 +11,7 @@ out=${1:?usage: debian.sh OUT}
 cache=${HUSK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/husk}
 
 suite=bookworm
-installed=systemd,systemd-sysv,dbus,git,sqlite3,apt
+installed=systemd,systemd-sysv,dbus,git,sqlite3,apt,acl
 # What the tests install, and what that pulls in: a set-group-ID program and a group, alternatives.
 offered="cron vim-tiny"
 # recipe goes up when the commands below change so that the image comes out different.

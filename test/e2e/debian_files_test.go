@@ -194,6 +194,27 @@ kept
 	}
 }
 
+// A root has ACLs as the host's file system has: they are set, obeyed, inherited, copied, and kept by the host.
+func TestACLsHoldInTheRoot(t *testing.T) {
+	b := debian(t)
+	b.run(t, `
+		useradd -u 3001 ann; useradd -u 3002 bob
+		mkdir /srv/team; echo secret >/srv/team/paper; chmod 600 /srv/team/paper
+		setfacl -m u:ann:r,u:bob:- /srv/team/paper
+		setfacl -d -m u:ann:rwx,o::- /srv/team`)
+	const as = `setpriv --reuid=%s --regid=%[1]s --clear-groups sh -c '%s' 2>&1 || true`
+	b.expect(t, fmt.Sprintf(as, "3001", "cat /srv/team/paper; echo more >>/srv/team/paper"), "secret\nsh: 1: cannot create /srv/team/paper: Permission denied\n")
+	b.expect(t, fmt.Sprintf(as, "3002", "cat /srv/team/paper"), "cat: /srv/team/paper: Permission denied\n")
+	b.expect(t, "cd /srv; getfacl -c team/paper; umask 077; touch team/new; mkdir team/sub; getfacl -c team/new; getfacl -cd team/sub",
+		"user::rw-\nuser:ann:r--\nuser:bob:---\ngroup::---\nmask::r--\nother::---\n\n"+
+			"user::rw-\nuser:ann:rwx\t#effective:rw-\ngroup::r-x\t#effective:r--\nmask::rw-\nother::---\n\n"+
+			"user::rwx\nuser:ann:rwx\ngroup::r-x\nmask::rwx\nother::---\n\n")
+	b.expect(t, fmt.Sprintf(as, "3001", "echo ann >>/srv/team/new; cat /srv/team/new"), "ann\n")
+	b.expect(t, "cd /srv; chmod g= team/paper; getfacl -c team/paper | grep mask; cp -a team copy; getfacl -cR team >a; getfacl -cR copy >b; cmp a b; ls -l copy/paper | cut -c 11",
+		"mask::---\n+\n")
+	b.expect(t, "cd /srv; setfacl -bR team; getfacl -c team/new", "user::rw-\ngroup::r--\nother::---\n\n")
+}
+
 // descriptors is how many open files a process has.
 func descriptors(t *testing.T, pid int) int {
 	t.Helper()

@@ -186,7 +186,7 @@ func (s *Server) Resume(context.Context, *vmmv1.ResumeRequest) (*vmmv1.ResumeRes
 }
 
 func shareOf(s *vmmv1.Share, f *os.File) machine.Share {
-	return machine.Share{Name: s.GetName(), File: f, ReadOnly: s.GetReadOnly(), Mapped: s.GetMapped()}
+	return machine.Share{Name: s.GetName(), File: f, ReadOnly: s.GetReadOnly(), Mapped: s.GetMapped(), Root: s.GetRoot()}
 }
 
 // AddShare implements the API.

@@ -60,6 +60,7 @@ type Share struct {
 	File     *os.File // O_PATH
 	ReadOnly bool
 	Mapped   bool // the guest may map its ids
+	Root     bool // it is a container's root directory
 }
 
 // Disk is a block device of the guest.

@@ -160,7 +160,7 @@ func (p *prepared) donate(m machine) (shares []*vmmv1.Share, disks []*vmmv1.Disk
 		if disk := p.root.Disk; disk != nil {
 			disks = append(disks, &vmmv1.Disk{Serial: p.guest.RootID, Fd: token, ReadOnly: disk.ReadOnly})
 		} else {
-			shares = append(shares, &vmmv1.Share{Name: p.guest.RootID, Fd: token})
+			shares = append(shares, &vmmv1.Share{Name: p.guest.RootID, Fd: token, Root: true})
 		}
 	}
 	for i, bind := range p.guest.Binds {

@@ -501,3 +501,20 @@ func TestOtherFileSystemsAreSubmountsOrHaveOtherNumbers(t *testing.T) {
 		t.Errorf("files: inodes %#x, %#x", f.ino, g.ino)
 	}
 }
+
+// A root is no submount, for the sake of ACLs, and yet has the host's inode numbers.
+func TestARootIsNoSubmount(t *testing.T) {
+	dir := t.TempDir()
+	put(t, filepath.Join(dir, "f"), "")
+	var d, f unix.Stat_t
+	if unix.Stat(dir, &d) != nil || unix.Stat(filepath.Join(dir, "f"), &f) != nil {
+		t.Fatal("stat")
+	}
+	c, share := shareOf(t, dir, passthrough.Options{Root: true})
+	if e := c.lookup(fuse.RootID, "share"); e.flags != 0 || e.ino != d.Ino {
+		t.Errorf("directory: %+v, want inode %d", e, d.Ino)
+	}
+	if e := c.lookup(share, "f"); e.flags != 0 || e.ino != f.Ino {
+		t.Errorf("file: %+v, want inode %d", e, f.Ino)
+	}
+}

@@ -320,6 +320,7 @@ type Share struct {
 	Fd            uint32                 `protobuf:"varint,2,opt,name=fd,proto3" json:"fd,omitempty"`    // token, O_PATH
 	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	Mapped        bool                   `protobuf:"varint,4,opt,name=mapped,proto3" json:"mapped,omitempty"` // mounts of it in the guest may have mapped ids
+	Root          bool                   `protobuf:"varint,5,opt,name=root,proto3" json:"root,omitempty"`     // a container's root directory
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -378,6 +379,13 @@ func (x *Share) GetReadOnly() bool {
 func (x *Share) GetMapped() bool {
 	if x != nil {
 		return x.Mapped
+	}
+	return false
+}
+
+func (x *Share) GetRoot() bool {
+	if x != nil {
+		return x.Root
 	}
 	return false
 }
@@ -1172,12 +1180,13 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x04qemu\x18\x02 \x01(\tR\x04qemu\"B\n" +
 	"\x05Vsock\x12\x1b\n" +
 	"\tguest_cid\x18\x01 \x01(\x04R\bguestCid\x12\x1c\n" +
-	"\tdirectory\x18\x02 \x01(\rR\tdirectory\"`\n" +
+	"\tdirectory\x18\x02 \x01(\rR\tdirectory\"t\n" +
 	"\x05Share\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02fd\x18\x02 \x01(\rR\x02fd\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x16\n" +
-	"\x06mapped\x18\x04 \x01(\bR\x06mapped\"K\n" +
+	"\x06mapped\x18\x04 \x01(\bR\x06mapped\x12\x12\n" +
+	"\x04root\x18\x05 \x01(\bR\x04root\"K\n" +
 	"\x04Disk\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x0e\n" +
 	"\x02fd\x18\x02 \x01(\rR\x02fd\x12\x1b\n" +

@@ -50,6 +50,10 @@ type Options struct {
 	Exclusive bool
 	// Mapped says that the client may map the ids of the share, as Linux up to 6.12 can do only outside of submounts.
 	Mapped bool
+	// Root says that the share is a container's root directory. It is no submount, since Linux has ACLs outside of
+	// submounts only, and keeps its inode numbers, which programs of 32 bits could not read otherwise. Two roots have the
+	// same device number then, but nobody sees both.
+	Root bool
 }
 
 // Errors of AddShare and RemoveShare.

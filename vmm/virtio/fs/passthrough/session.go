@@ -123,6 +123,8 @@ func (s *session) intern(parent *node, sh *share, fd int, st *unix.Statx_t) (*no
 func (s *session) place(parent, n *node) (submount bool, mask uint64) {
 	if s.caps&fuse.CapSubmounts != 0 {
 		switch {
+		case parent.share == nil && n.share.root:
+			return false, 0
 		case n.typ != unix.S_IFDIR, parent.share == nil && n.share.mapped:
 		case parent.share == nil || parent.key.dev != n.key.dev || parent.key.mnt != n.key.mnt:
 			return true, 0
