@@ -11,6 +11,7 @@ import (
 	"github.com/huskvm/husk/guest-agent/internal/boot"
 	"github.com/huskvm/husk/guest-agent/internal/container"
 	"github.com/huskvm/husk/guest-agent/internal/process"
+	"github.com/huskvm/husk/guest-agent/internal/stream"
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -31,11 +32,12 @@ type Service struct {
 	marks      *boot.Marks
 	ready      func(context.Context) error
 	shutdown   func()
+	dial       stream.Dial
 }
 
 // New makes the service. ready waits for what the boot has still to do before the handshake; shutdown ends the VM.
 func New(runner *process.Runner, marks *boot.Marks, ready func(context.Context) error, shutdown func()) *Service {
-	s := &Service{marks: marks, ready: ready, shutdown: shutdown}
+	s := &Service{marks: marks, ready: ready, shutdown: shutdown, dial: runner.Dial}
 	s.events.changed = make(chan struct{}, 1)
 	s.containers = container.NewList(runner, func(id string) {
 		s.events.add(&agentv1.NextEventResponse{

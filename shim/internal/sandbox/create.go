@@ -109,6 +109,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	if err := s.createContainer(ctx, v, r, m); err != nil {
 		return err
 	}
+	v.forwardPorts()
 	go s.listenForOOM(v)
 	return nil
 }

@@ -70,6 +70,8 @@ type vm struct {
 	network *hostnet.Network // nil without
 	spare   bool             // it has a device for an interface that may come before the start
 
+	afterwards []func() error // what is to end with the VM
+
 	rpc   *ttrpc.Client
 	agent agentv1.AgentService // nil until the handshake
 
@@ -271,7 +273,10 @@ func (v *vm) stop(agreed bool) error {
 		if v.rpc != nil {
 			_ = v.rpc.Close()
 		}
-		v.tailErr = errors.Join(v.disconnectNetwork(), v.cgroup.Remove())
+		for _, f := range v.afterwards {
+			v.tailErr = errors.Join(v.tailErr, f())
+		}
+		v.tailErr = errors.Join(v.tailErr, v.disconnectNetwork(), v.cgroup.Remove())
 	})
 	return v.tailErr
 }

@@ -8,6 +8,7 @@ package stdio
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -161,4 +162,22 @@ func (h *Hub) forget(id string, arrival <-chan *net.UnixConn) {
 		}
 	default:
 	}
+}
+
+// Connect asks for a stream, by the id that it hands to ask, and returns its connection. When ask fails there is none.
+func (h *Hub) Connect(ask func(id string) error) (*net.UnixConn, error) {
+	id, arrival := h.expect()
+	if err := ask(id); err != nil {
+		h.forget(id, arrival)
+		return nil, err
+	}
+	select {
+	case conn := <-arrival:
+		if conn != nil {
+			return conn, nil
+		}
+	case <-time.After(greetTime): // the guest says that it has dialled
+		h.forget(id, arrival)
+	}
+	return nil, errors.New("the guest did not open the stream that it was asked for")
 }

@@ -1863,10 +1863,12 @@ type NextEventResponse_Oom struct {
 func (*NextEventResponse_Oom) isNextEventResponse_Event() {}
 
 type ConfigureNetworkRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Interfaces    []*Interface           `protobuf:"bytes,1,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
-	Routes        []*Route               `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"` // in this order, so that a gateway can be reached before it is used
-	Neighbours    []*Neighbour           `protobuf:"bytes,3,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Interfaces []*Interface           `protobuf:"bytes,1,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Routes     []*Route               `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"` // in this order, so that a gateway can be reached before it is used
+	Neighbours []*Neighbour           `protobuf:"bytes,3,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	// What an earlier request said and is so no more: addresses, by their interfaces' names, routes and neighbours.
+	Gone          *ConfigureNetworkRequest `protobuf:"bytes,4,opt,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1922,6 +1924,13 @@ func (x *ConfigureNetworkRequest) GetNeighbours() []*Neighbour {
 	return nil
 }
 
+func (x *ConfigureNetworkRequest) GetGone() *ConfigureNetworkRequest {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
 type ConfigureNetworkResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1958,6 +1967,102 @@ func (*ConfigureNetworkResponse) Descriptor() ([]byte, []int) {
 	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{36}
 }
 
+type ForwardRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ip            []byte                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"` // an address of the guest; of 127.0.0.1, what listens at ::1 will do as well
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Stream        string                 `protobuf:"bytes,3,opt,name=stream,proto3" json:"stream,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardRequest) Reset() {
+	*x = ForwardRequest{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardRequest) ProtoMessage() {}
+
+func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
+func (*ForwardRequest) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ForwardRequest) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+func (x *ForwardRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ForwardRequest) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+type ForwardResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardResponse) Reset() {
+	*x = ForwardResponse{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardResponse) ProtoMessage() {}
+
+func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
+func (*ForwardResponse) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{38}
+}
+
 type Interface struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"` // the address that the guest finds its device by, as the VMM was told
@@ -1973,7 +2078,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2090,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2103,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Interface) GetDevice() []byte {
@@ -2071,7 +2176,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2188,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2201,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{38}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Route) GetInterface() string {
@@ -2195,7 +2300,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2312,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2325,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{39}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Neighbour) GetInterface() string {
@@ -2253,7 +2358,7 @@ type SyncClockRequest struct {
 
 func (x *SyncClockRequest) Reset() {
 	*x = SyncClockRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2370,7 @@ func (x *SyncClockRequest) String() string {
 func (*SyncClockRequest) ProtoMessage() {}
 
 func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2383,7 @@ func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockRequest.ProtoReflect.Descriptor instead.
 func (*SyncClockRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{40}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SyncClockRequest) GetOffset() int64 {
@@ -2297,7 +2402,7 @@ type SyncClockResponse struct {
 
 func (x *SyncClockResponse) Reset() {
 	*x = SyncClockResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2309,7 +2414,7 @@ func (x *SyncClockResponse) String() string {
 func (*SyncClockResponse) ProtoMessage() {}
 
 func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2322,7 +2427,7 @@ func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockResponse.ProtoReflect.Descriptor instead.
 func (*SyncClockResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{41}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SyncClockResponse) GetNow() int64 {
@@ -2340,7 +2445,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2457,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2470,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{42}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{44}
 }
 
 type ShutdownResponse struct {
@@ -2376,7 +2481,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2493,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2506,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{43}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{45}
 }
 
 type PidsResponse_Process struct {
@@ -2414,7 +2519,7 @@ type PidsResponse_Process struct {
 
 func (x *PidsResponse_Process) Reset() {
 	*x = PidsResponse_Process{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2531,7 @@ func (x *PidsResponse_Process) String() string {
 func (*PidsResponse_Process) ProtoMessage() {}
 
 func (x *PidsResponse_Process) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2470,7 +2575,7 @@ type StatsResponse_CPU struct {
 
 func (x *StatsResponse_CPU) Reset() {
 	*x = StatsResponse_CPU{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2587,7 @@ func (x *StatsResponse_CPU) String() string {
 func (*StatsResponse_CPU) ProtoMessage() {}
 
 func (x *StatsResponse_CPU) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +2659,7 @@ type StatsResponse_Memory struct {
 
 func (x *StatsResponse_Memory) Reset() {
 	*x = StatsResponse_Memory{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2566,7 +2671,7 @@ func (x *StatsResponse_Memory) String() string {
 func (*StatsResponse_Memory) ProtoMessage() {}
 
 func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2739,7 @@ type StatsResponse_PIDs struct {
 
 func (x *StatsResponse_PIDs) Reset() {
 	*x = StatsResponse_PIDs{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2751,7 @@ func (x *StatsResponse_PIDs) String() string {
 func (*StatsResponse_PIDs) ProtoMessage() {}
 
 func (x *StatsResponse_PIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +2795,7 @@ type StatsResponse_IO struct {
 
 func (x *StatsResponse_IO) Reset() {
 	*x = StatsResponse_IO{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +2807,7 @@ func (x *StatsResponse_IO) String() string {
 func (*StatsResponse_IO) ProtoMessage() {}
 
 func (x *StatsResponse_IO) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2882,7 @@ type StatsResponse_Network struct {
 
 func (x *StatsResponse_Network) Reset() {
 	*x = StatsResponse_Network{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +2894,7 @@ func (x *StatsResponse_Network) String() string {
 func (*StatsResponse_Network) ProtoMessage() {}
 
 func (x *StatsResponse_Network) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +2982,7 @@ type NextEventResponse_OOM struct {
 
 func (x *NextEventResponse_OOM) Reset() {
 	*x = NextEventResponse_OOM{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +2994,7 @@ func (x *NextEventResponse_OOM) String() string {
 func (*NextEventResponse_OOM) ProtoMessage() {}
 
 func (x *NextEventResponse_OOM) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2926,7 +3031,7 @@ type Interface_Prefix struct {
 
 func (x *Interface_Prefix) Reset() {
 	*x = Interface_Prefix{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[53]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2938,7 +3043,7 @@ func (x *Interface_Prefix) String() string {
 func (*Interface_Prefix) ProtoMessage() {}
 
 func (x *Interface_Prefix) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[53]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2951,7 +3056,7 @@ func (x *Interface_Prefix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface_Prefix.ProtoReflect.Descriptor instead.
 func (*Interface_Prefix) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37, 0}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{39, 0}
 }
 
 func (x *Interface_Prefix) GetIp() []byte {
@@ -3154,7 +3259,7 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x03oom\x18\x01 \x01(\v2$.husk.agent.v1.NextEventResponse.OOMH\x00R\x03oom\x1a(\n" +
 	"\x03OOM\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerIdB\a\n" +
-	"\x05event\"\xbb\x01\n" +
+	"\x05event\"\xf7\x01\n" +
 	"\x17ConfigureNetworkRequest\x128\n" +
 	"\n" +
 	"interfaces\x18\x01 \x03(\v2\x18.husk.agent.v1.InterfaceR\n" +
@@ -3162,8 +3267,14 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x06routes\x18\x02 \x03(\v2\x14.husk.agent.v1.RouteR\x06routes\x128\n" +
 	"\n" +
 	"neighbours\x18\x03 \x03(\v2\x18.husk.agent.v1.NeighbourR\n" +
-	"neighbours\"\x1a\n" +
-	"\x18ConfigureNetworkResponse\"\xbf\x02\n" +
+	"neighbours\x12:\n" +
+	"\x04gone\x18\x04 \x01(\v2&.husk.agent.v1.ConfigureNetworkRequestR\x04gone\"\x1a\n" +
+	"\x18ConfigureNetworkResponse\"L\n" +
+	"\x0eForwardRequest\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
+	"\x06stream\x18\x03 \x01(\tR\x06stream\"\x11\n" +
+	"\x0fForwardResponse\"\xbf\x02\n" +
 	"\tInterface\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -3201,7 +3312,7 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x11SyncClockResponse\x12\x10\n" +
 	"\x03now\x18\x01 \x01(\x03R\x03now\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\xdd\v\n" +
+	"\x10ShutdownResponse2\xa7\f\n" +
 	"\x05Agent\x12N\n" +
 	"\tHandshake\x12\x1f.husk.agent.v1.HandshakeRequest\x1a .husk.agent.v1.HandshakeResponse\x12`\n" +
 	"\x0fCreateContainer\x12%.husk.agent.v1.CreateContainerRequest\x1a&.husk.agent.v1.CreateContainerResponse\x12T\n" +
@@ -3219,7 +3330,8 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x0fUpdateContainer\x12%.husk.agent.v1.UpdateContainerRequest\x1a&.husk.agent.v1.UpdateContainerResponse\x12B\n" +
 	"\x05Stats\x12\x1b.husk.agent.v1.StatsRequest\x1a\x1c.husk.agent.v1.StatsResponse\x12N\n" +
 	"\tNextEvent\x12\x1f.husk.agent.v1.NextEventRequest\x1a .husk.agent.v1.NextEventResponse\x12c\n" +
-	"\x10ConfigureNetwork\x12&.husk.agent.v1.ConfigureNetworkRequest\x1a'.husk.agent.v1.ConfigureNetworkResponse\x12N\n" +
+	"\x10ConfigureNetwork\x12&.husk.agent.v1.ConfigureNetworkRequest\x1a'.husk.agent.v1.ConfigureNetworkResponse\x12H\n" +
+	"\aForward\x12\x1d.husk.agent.v1.ForwardRequest\x1a\x1e.husk.agent.v1.ForwardResponse\x12N\n" +
 	"\tSyncClock\x12\x1f.husk.agent.v1.SyncClockRequest\x1a .husk.agent.v1.SyncClockResponse\x12K\n" +
 	"\bShutdown\x12\x1e.husk.agent.v1.ShutdownRequest\x1a\x1f.husk.agent.v1.ShutdownResponseB4Z2github.com/huskvm/husk/proto/husk/agent/v1;agentv1b\x06proto3"
 
@@ -3235,7 +3347,7 @@ func file_husk_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_husk_agent_v1_agent_proto_rawDescData
 }
 
-var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_husk_agent_v1_agent_proto_goTypes = []any{
 	(*HandshakeRequest)(nil),         // 0: husk.agent.v1.HandshakeRequest
 	(*HandshakeResponse)(nil),        // 1: husk.agent.v1.HandshakeResponse
@@ -3274,23 +3386,25 @@ var file_husk_agent_v1_agent_proto_goTypes = []any{
 	(*NextEventResponse)(nil),        // 34: husk.agent.v1.NextEventResponse
 	(*ConfigureNetworkRequest)(nil),  // 35: husk.agent.v1.ConfigureNetworkRequest
 	(*ConfigureNetworkResponse)(nil), // 36: husk.agent.v1.ConfigureNetworkResponse
-	(*Interface)(nil),                // 37: husk.agent.v1.Interface
-	(*Route)(nil),                    // 38: husk.agent.v1.Route
-	(*Neighbour)(nil),                // 39: husk.agent.v1.Neighbour
-	(*SyncClockRequest)(nil),         // 40: husk.agent.v1.SyncClockRequest
-	(*SyncClockResponse)(nil),        // 41: husk.agent.v1.SyncClockResponse
-	(*ShutdownRequest)(nil),          // 42: husk.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),         // 43: husk.agent.v1.ShutdownResponse
-	(*PidsResponse_Process)(nil),     // 44: husk.agent.v1.PidsResponse.Process
-	(*StatsResponse_CPU)(nil),        // 45: husk.agent.v1.StatsResponse.CPU
-	(*StatsResponse_Memory)(nil),     // 46: husk.agent.v1.StatsResponse.Memory
-	(*StatsResponse_PIDs)(nil),       // 47: husk.agent.v1.StatsResponse.PIDs
-	(*StatsResponse_IO)(nil),         // 48: husk.agent.v1.StatsResponse.IO
-	(*StatsResponse_Network)(nil),    // 49: husk.agent.v1.StatsResponse.Network
-	nil,                              // 50: husk.agent.v1.StatsResponse.Memory.StatEntry
-	nil,                              // 51: husk.agent.v1.StatsResponse.Memory.EventsEntry
-	(*NextEventResponse_OOM)(nil),    // 52: husk.agent.v1.NextEventResponse.OOM
-	(*Interface_Prefix)(nil),         // 53: husk.agent.v1.Interface.Prefix
+	(*ForwardRequest)(nil),           // 37: husk.agent.v1.ForwardRequest
+	(*ForwardResponse)(nil),          // 38: husk.agent.v1.ForwardResponse
+	(*Interface)(nil),                // 39: husk.agent.v1.Interface
+	(*Route)(nil),                    // 40: husk.agent.v1.Route
+	(*Neighbour)(nil),                // 41: husk.agent.v1.Neighbour
+	(*SyncClockRequest)(nil),         // 42: husk.agent.v1.SyncClockRequest
+	(*SyncClockResponse)(nil),        // 43: husk.agent.v1.SyncClockResponse
+	(*ShutdownRequest)(nil),          // 44: husk.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),         // 45: husk.agent.v1.ShutdownResponse
+	(*PidsResponse_Process)(nil),     // 46: husk.agent.v1.PidsResponse.Process
+	(*StatsResponse_CPU)(nil),        // 47: husk.agent.v1.StatsResponse.CPU
+	(*StatsResponse_Memory)(nil),     // 48: husk.agent.v1.StatsResponse.Memory
+	(*StatsResponse_PIDs)(nil),       // 49: husk.agent.v1.StatsResponse.PIDs
+	(*StatsResponse_IO)(nil),         // 50: husk.agent.v1.StatsResponse.IO
+	(*StatsResponse_Network)(nil),    // 51: husk.agent.v1.StatsResponse.Network
+	nil,                              // 52: husk.agent.v1.StatsResponse.Memory.StatEntry
+	nil,                              // 53: husk.agent.v1.StatsResponse.Memory.EventsEntry
+	(*NextEventResponse_OOM)(nil),    // 54: husk.agent.v1.NextEventResponse.OOM
+	(*Interface_Prefix)(nil),         // 55: husk.agent.v1.Interface.Prefix
 }
 var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: husk.agent.v1.HandshakeResponse.marks:type_name -> husk.agent.v1.Mark
@@ -3300,60 +3414,63 @@ var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	3,  // 4: husk.agent.v1.ExecProcessRequest.stdio:type_name -> husk.agent.v1.Stdio
 	14, // 5: husk.agent.v1.WaitProcessResponse.exit:type_name -> husk.agent.v1.Exit
 	14, // 6: husk.agent.v1.DeleteProcessResponse.exit:type_name -> husk.agent.v1.Exit
-	44, // 7: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
-	45, // 8: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
-	46, // 9: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
-	47, // 10: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
-	48, // 11: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
-	49, // 12: husk.agent.v1.StatsResponse.network:type_name -> husk.agent.v1.StatsResponse.Network
-	52, // 13: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
-	37, // 14: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
-	38, // 15: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
-	39, // 16: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
-	53, // 17: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
-	50, // 18: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
-	51, // 19: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
-	0,  // 20: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
-	6,  // 21: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
-	8,  // 22: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
-	10, // 23: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
-	12, // 24: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
-	15, // 25: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
-	17, // 26: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
-	19, // 27: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
-	21, // 28: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
-	23, // 29: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
-	25, // 30: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
-	27, // 31: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
-	29, // 32: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
-	31, // 33: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
-	33, // 34: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
-	35, // 35: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
-	40, // 36: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
-	42, // 37: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
-	1,  // 38: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
-	7,  // 39: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
-	9,  // 40: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
-	11, // 41: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
-	13, // 42: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
-	16, // 43: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
-	18, // 44: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
-	20, // 45: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
-	22, // 46: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
-	24, // 47: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
-	26, // 48: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
-	28, // 49: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
-	30, // 50: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
-	32, // 51: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
-	34, // 52: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
-	36, // 53: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
-	41, // 54: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
-	43, // 55: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
-	38, // [38:56] is the sub-list for method output_type
-	20, // [20:38] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	46, // 7: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
+	47, // 8: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
+	48, // 9: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
+	49, // 10: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
+	50, // 11: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
+	51, // 12: husk.agent.v1.StatsResponse.network:type_name -> husk.agent.v1.StatsResponse.Network
+	54, // 13: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
+	39, // 14: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
+	40, // 15: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
+	41, // 16: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
+	35, // 17: husk.agent.v1.ConfigureNetworkRequest.gone:type_name -> husk.agent.v1.ConfigureNetworkRequest
+	55, // 18: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
+	52, // 19: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
+	53, // 20: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
+	0,  // 21: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
+	6,  // 22: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
+	8,  // 23: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
+	10, // 24: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
+	12, // 25: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
+	15, // 26: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
+	17, // 27: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
+	19, // 28: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
+	21, // 29: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
+	23, // 30: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
+	25, // 31: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
+	27, // 32: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
+	29, // 33: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
+	31, // 34: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
+	33, // 35: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
+	35, // 36: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
+	37, // 37: husk.agent.v1.Agent.Forward:input_type -> husk.agent.v1.ForwardRequest
+	42, // 38: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
+	44, // 39: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
+	1,  // 40: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
+	7,  // 41: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
+	9,  // 42: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
+	11, // 43: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
+	13, // 44: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
+	16, // 45: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
+	18, // 46: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
+	20, // 47: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
+	22, // 48: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
+	24, // 49: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
+	26, // 50: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
+	28, // 51: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
+	30, // 52: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
+	32, // 53: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
+	34, // 54: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
+	36, // 55: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
+	38, // 56: husk.agent.v1.Agent.Forward:output_type -> husk.agent.v1.ForwardResponse
+	43, // 57: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
+	45, // 58: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
+	40, // [40:59] is the sub-list for method output_type
+	21, // [21:40] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_husk_agent_v1_agent_proto_init() }
@@ -3371,7 +3488,7 @@ func file_husk_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_husk_agent_v1_agent_proto_rawDesc), len(file_husk_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   54,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ type AgentService interface {
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	NextEvent(context.Context, *NextEventRequest) (*NextEventResponse, error)
 	ConfigureNetwork(context.Context, *ConfigureNetworkRequest) (*ConfigureNetworkResponse, error)
+	Forward(context.Context, *ForwardRequest) (*ForwardResponse, error)
 	SyncClock(context.Context, *SyncClockRequest) (*SyncClockResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
@@ -142,6 +143,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.ConfigureNetwork(ctx, &req)
+			},
+			"Forward": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ForwardRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Forward(ctx, &req)
 			},
 			"SyncClock": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req SyncClockRequest
@@ -294,6 +302,14 @@ func (c *agentClient) NextEvent(ctx context.Context, req *NextEventRequest) (*Ne
 func (c *agentClient) ConfigureNetwork(ctx context.Context, req *ConfigureNetworkRequest) (*ConfigureNetworkResponse, error) {
 	var resp ConfigureNetworkResponse
 	if err := c.client.Call(ctx, "husk.agent.v1.Agent", "ConfigureNetwork", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Forward(ctx context.Context, req *ForwardRequest) (*ForwardResponse, error) {
+	var resp ForwardResponse
+	if err := c.client.Call(ctx, "husk.agent.v1.Agent", "Forward", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -1,0 +1,82 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/containerd/log"
+
+	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
+	"github.com/huskvm/husk/shim/internal/hostnet"
+)
+
+// forwardPorts takes what is dialled in the container's network namespace on the host to the guest, until the VM ends:
+// engines look for a pod's localhost there when they are asked to forward a port.
+func (v *vm) forwardPorts() {
+	if v.netns == "" || v.network == nil {
+		return
+	}
+	listener, err := hostnet.Listen(v.netns)
+	if err != nil {
+		log.L.WithError(err).Info("forwarding of ports will not find the guest")
+		return
+	}
+	// The namespace is not to be kept in being by it.
+	stop := make(chan struct{})
+	v.afterwards = append(v.afterwards, func() error {
+		err := listener.Close()
+		<-stop
+		return err
+	})
+	go func() {
+		defer close(stop)
+		for {
+			conn, err := listener.AcceptTCP()
+			if err != nil {
+				return
+			}
+			go v.forward(conn)
+		}
+	}()
+}
+
+// forward joins a connection with what listens in the guest where it was dialled to. Without any it is reset, which is
+// as near as a connection that has been taken can come to being refused.
+func (v *vm) forward(conn *net.TCPConn) {
+	to := conn.LocalAddr().(*net.TCPAddr).AddrPort()
+	stream, err := v.hub.Connect(func(id string) error {
+		_, err := v.agent.Forward(v.ctx, &agentv1.ForwardRequest{Ip: to.Addr().Unmap().AsSlice(), Port: uint32(to.Port()), Stream: id})
+		return err
+	})
+	if err != nil {
+		log.L.WithError(err).Debug("forward a port")
+		_ = conn.SetLinger(0)
+		_ = conn.Close()
+		return
+	}
+	// Neither end is to keep the namespace in being.
+	defer context.AfterFunc(v.ctx, func() { _ = errors.Join(conn.Close(), stream.Close()) })()
+	var both sync.WaitGroup
+	both.Go(func() { pass(conn, stream) })
+	both.Go(func() { pass(stream, conn) })
+	both.Wait()
+	_ = errors.Join(conn.Close(), stream.Close())
+}
+
+// halves is a connection whose two directions end separately.
+type halves interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+}
+
+// pass copies one direction. Its end is the other's to see; a failure ends both.
+func pass(to, from halves) {
+	if _, err := io.Copy(to, from); err != nil {
+		_ = errors.Join(to.Close(), from.Close())
+		return
+	}
+	_ = to.CloseWrite()
+}
