@@ -116,7 +116,7 @@ func TestPortForward(t *testing.T) {
 		s.send(channelData, "hello")
 		p.remove()
 		s.end()
-		before.expect(t)
+		before.Expect(t)
 	})
 }
 
