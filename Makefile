@@ -15,6 +15,7 @@ BIN     := bin
 TESTBIN := $(BIN)/test
 PREFIX  ?= /usr/local
 DESTDIR ?=
+IMAGE   ?= localhost/husk:latest
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
@@ -72,6 +73,9 @@ uninstall: ## Remove what install put there
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/containerd-shim-husk-v2 bin/husk lib/husk/husk-vmm share/husk/husk-kernel share/husk/husk-initramfs)
 	-rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/husk $(DESTDIR)$(PREFIX)/share/husk
 
+.PHONY: image
+image: $(BIN)/husk-image.tar ## The image that installs husk on the nodes of a cluster (deploy/kubernetes), called IMAGE
+
 .PHONY: setup
 setup: ## Install the packages and the Go that building and testing need
 	@scripts/setup.sh
@@ -115,7 +119,7 @@ fuzz: ## Fuzz each target for FUZZTIME (default 30s)
 	done
 
 .PHONY: e2e
-e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/cri.test $(TESTBIN)/crio.test $(TESTBIN)/runtimetest $(TESTBIN)/containerd $(TESTBIN)/image.tar $(TESTBIN)/pause.tar $(UNIT_KVM) $(if $(filter qemu-2,$(JOBS)),$(TESTBIN)/debian.tar $(TESTBIN)/posix) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|v1-nofreezer|hybrid|v2, DRIVER=cgroupfs|systemd, JOBS="…"
+e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/cri.test $(TESTBIN)/crio.test $(TESTBIN)/runtimetest $(TESTBIN)/containerd $(TESTBIN)/image.tar $(TESTBIN)/pause.tar $(UNIT_KVM) $(if $(filter qemu-2,$(JOBS)),$(TESTBIN)/debian.tar $(TESTBIN)/posix $(BIN)/husk-image.tar) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|v1-nofreezer|hybrid|v2, DRIVER=cgroupfs|systemd, JOBS="…"
 	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' '$(DRIVER)' $(JOBS)
 
 .PHONY: foreign
@@ -169,6 +173,9 @@ $(BIN)/%/husk-initramfs: FORCE
 	@mkdir -p $(@D)
 	@GOARCH=$* $(GO_BUILD) -o $(@D)/husk-agent ./guest-agent/cmd/husk-agent
 	@go run ./guest-agent/cmd/mkinitramfs -init $(@D)/husk-agent -o $@
+$(BIN)/husk-image.tar: build
+	@tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --transform 's,.*/,husk/,' --mode=755 -P -cf $@.layer $(PROGRAMS) $(ASSETS)
+	@go run ./test/image -o $@ -layer $@.layer -name $(IMAGE) -command /husk/husk && rm $@.layer
 $(BIN)/husk-kernel: kernel-configs/*
 	@kernel-configs/build.sh $@ && touch $@
 $(BIN)/%/husk-kernel: kernel-configs/*

@@ -8,7 +8,8 @@
 #
 #   kvm-2            all end-to-end tests on KVM, in the KVM test host with CGROUP's layout
 #   kvm-1            those that depend on containerd's version, there
-#   qemu-2, qemu-1   the same on QEMU, right here; qemu-2 also those of the Debian image and of test/posix
+#   qemu-2, qemu-1   the same on QEMU, right here; qemu-2 also those of the Debian image, of test/posix
+#                    and of the image that installs husk
 #   cri-2, cri-1     pods through containerd's CRI plugin, on QEMU, right here
 #   cri-sandbox      the same without a pause container, through containerd's Sandbox API
 #   crio             pods as CRI-O makes them, on QEMU, right here
@@ -53,7 +54,7 @@ tests() {
 	select=$run
 	[ "$1" != kvm ] || [ "$run" != . ] || more=-test.skip=$slow
 	[ "$1$2" != kvm1 ] || [ "$run" != . ] || select=$contract
-	[ "$1$2" != qemu2 ] || more="-debian=$bin/test/debian.tar -posix=$bin/test/posix"
+	[ "$1$2" != qemu2 ] || more="-debian=$bin/test/debian.tar -posix=$bin/test/posix -node-image=$bin/husk-image.tar"
 	# This machine need not have systemd.
 	by=cgroupfs
 	[ "$1" = qemu ] || by=$driver

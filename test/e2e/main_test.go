@@ -23,6 +23,7 @@ var (
 	image       = flag.String("image", "", "the test image's tar")
 	debianTar   = flag.String("debian", "", "the Debian image's tar, with its repository beside it; empty skips the tests that need it")
 	posix       = flag.String("posix", "", "the program of test/posix; empty skips its test")
+	nodeTar     = flag.String("node-image", "", "the image that installs husk on nodes; empty skips its test")
 	backend     = flag.String("backend", "auto", "what runs the guests: kvm, qemu or auto")
 	runtimetest = flag.String("runtimetest", "", "runtimetest of opencontainers/runtime-tools; without it, its tests are skipped")
 	oci         = flag.Bool("oci", true, "run the tests of the OCI specification's fields: they depend on containerd in nothing")

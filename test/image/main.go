@@ -2,7 +2,7 @@
 // over, and others of a tar of their root.
 //
 //	image -o image.tar [-busybox /bin/busybox]
-//	image -o image.tar -layer root.tar -name NAME
+//	image -o image.tar -layer root.tar -name NAME [-command COMMAND]
 //	image -o image.tar -pause
 //
 // With -pause it is the image of a pod's first container: nothing but a process that waits, and reaps.
@@ -36,6 +36,7 @@ func main() {
 	name := flag.String("name", "", "what the image is called once imported")
 	layer := flag.String("layer", "", "a tar of the image's root; empty makes one of busybox")
 	busybox := flag.String("busybox", "/bin/busybox", "a static busybox")
+	command := flag.String("command", "", "what the image's containers execute, unless they are told")
 	pausing := flag.Bool("pause", false, "write the pause image instead")
 	flag.Parse()
 	i := image{name: busyboxName, command: []string{"sh"}}
@@ -44,6 +45,9 @@ func main() {
 	}
 	if *name != "" {
 		i.name = *name
+	}
+	if *command != "" {
+		i.command = strings.Fields(*command)
 	}
 	if err := write(*out, i, *layer, *busybox, *pausing); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)

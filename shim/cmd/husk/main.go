@@ -1,5 +1,5 @@
 // Command husk looks at husk on this host: whether VMs can run, which sandboxes there are, what a guest's
-// console says, and where the time of a start went.
+// console says, and where the time of a start went. It also installs husk on the nodes of a cluster.
 package main
 
 import (
@@ -32,6 +32,8 @@ var commands = []struct {
 	{"console", "ID", "print the end of a guest's console", console},
 	{"metrics", "", "print what each sandbox uses of the host, for Prometheus", metrics},
 	{"timeline", "ID|FILE", "show where the time of a start went", timeline},
+	{"install", "[-root DIR] …", "put husk on this node, and into its engine's configuration", install},
+	{"remove", "[-root DIR] [-wait] …", "undo install, unless pods of husk run", remove},
 	{"version", "", "print the version", func(h host, _ []string) error {
 		_, err := fmt.Fprintln(h.out, "husk", version)
 		return err
@@ -62,7 +64,7 @@ func main() {
 func usage() {
 	fmt.Fprintln(os.Stderr, "usage: husk COMMAND")
 	for _, c := range commands {
-		fmt.Fprintf(os.Stderr, "  %-18s %s\n", strings.TrimSpace(c.name+" "+c.args), c.help)
+		fmt.Fprintf(os.Stderr, "  %-29s %s\n", strings.TrimSpace(c.name+" "+c.args), c.help)
 	}
 }
 
