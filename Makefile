@@ -21,7 +21,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 
 GO_BUILD   := go build -ldflags '$(LDFLAGS)'
 GOARCHES   := amd64 arm64 ppc64le riscv64 s390x
-PROGRAMS   := $(addprefix $(BIN)/,containerd-shim-husk-v2 husk husk-vmm)
+PROGRAMS   := $(addprefix $(BIN)/,containerd-shim-husk-v2 husk husk-vmm husk-net)
 ASSETS     := $(BIN)/husk-kernel $(BIN)/husk-initramfs
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -65,12 +65,12 @@ build: $(PROGRAMS) $(ASSETS) ## Build all of husk into bin/, runnable in place
 install: build ## Install under PREFIX (default /usr/local), below DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/husk $(DESTDIR)$(PREFIX)/share/husk
 	install -m 755 $(BIN)/containerd-shim-husk-v2 $(BIN)/husk $(DESTDIR)$(PREFIX)/bin/
-	install -m 755 $(BIN)/husk-vmm $(DESTDIR)$(PREFIX)/lib/husk/
+	install -m 755 $(BIN)/husk-vmm $(BIN)/husk-net $(DESTDIR)$(PREFIX)/lib/husk/
 	install -m 644 $(ASSETS) $(DESTDIR)$(PREFIX)/share/husk/
 
 .PHONY: uninstall
 uninstall: ## Remove what install put there
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/containerd-shim-husk-v2 bin/husk lib/husk/husk-vmm share/husk/husk-kernel share/husk/husk-initramfs)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/containerd-shim-husk-v2 bin/husk lib/husk/husk-vmm lib/husk/husk-net share/husk/husk-kernel share/husk/husk-initramfs)
 	-rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/husk $(DESTDIR)$(PREFIX)/share/husk
 
 .PHONY: image
@@ -146,7 +146,7 @@ cross: $(addprefix cross-,$(GOARCHES)) ## Build the programs for every architect
 .PHONY: $(addprefix cross-,$(GOARCHES))
 $(addprefix cross-,$(GOARCHES)): cross-%:
 	@mkdir -p $(BIN)/$*
-	@GOARCH=$* $(GO_BUILD) -o $(BIN)/$*/ ./shim/cmd/containerd-shim-husk-v2 ./shim/cmd/husk ./vmm/cmd/husk-vmm ./guest-agent/cmd/husk-agent
+	@GOARCH=$* $(GO_BUILD) -o $(BIN)/$*/ ./shim/cmd/containerd-shim-husk-v2 ./shim/cmd/husk ./vmm/cmd/husk-vmm ./shim/cmd/husk-net ./guest-agent/cmd/husk-agent
 
 .PHONY: kernel
 kernel: $(BIN)/husk-kernel ## Build the guest kernel alone
@@ -165,6 +165,8 @@ $(BIN)/husk: FORCE
 	@$(GO_BUILD) -o $@ ./shim/cmd/husk
 $(BIN)/husk-vmm: FORCE
 	@$(GO_BUILD) -o $@ ./vmm/cmd/husk-vmm
+$(BIN)/husk-net: FORCE
+	@$(GO_BUILD) -o $@ ./shim/cmd/husk-net
 $(BIN)/husk-agent: FORCE
 	@$(GO_BUILD) -o $@ ./guest-agent/cmd/husk-agent
 $(BIN)/husk-initramfs: $(BIN)/husk-agent

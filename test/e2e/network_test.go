@@ -315,15 +315,14 @@ func answerNames(c net.PacketConn, address [4]byte) {
 }
 
 func TestWithoutANetworkThereIsLoopbackAlone(t *testing.T) {
-	for name, flags := range map[string][]string{"a new namespace": nil, "the host's": {"--net-host"}} {
-		t.Run(name, func(t *testing.T) {
-			res := ctrRun(t, flags, "sh", "-c", "ip -o link | wc -l; ping -c 1 127.0.0.1 | grep -c '1 packets received'; ping6 -c 1 ::1 | grep -c '1 packets received'")
-			if res.Stdout != "1\n1\n1\n" {
-				t.Errorf("%+v", res)
-			}
-		})
+	res := ctrRun(t, nil, "sh", "-c", loopbackOnly)
+	if res.Stdout != "1\n1\n1\n" {
+		t.Errorf("%+v", res)
 	}
 }
+
+// loopbackOnly counts interfaces, and answers of the two families.
+const loopbackOnly = "ip -o link | wc -l; ping -c 1 127.0.0.1 | grep -c '1 packets received'; ping6 -c 1 ::1 | grep -c '1 packets received'"
 
 func TestANamespaceThatIsNotThereFailsTheStart(t *testing.T) {
 	before := census(t)

@@ -89,6 +89,11 @@ func TestDependencies(t *testing.T) {
 	forbid(t, all, "shim/internal/sandbox alone speaks to the VMM", func(p string) bool {
 		return below(p, "shim/internal") && p != "shim/internal/sandbox"
 	}, direct, in("vmm/client"))
+	netOnly := in("shim/cmd/husk-net", "shim/internal/usernet")
+	forbid(t, all, "husk-net alone carries a network stack", func(p string) bool { return !netOnly(p) }, indeed,
+		func(d string) bool {
+			return below(d, "gvisor.dev") || below(d, "github.com/containers/gvisor-tap-vsock")
+		})
 	leaves := in("vmm/kvm", "vmm/memory", "vmm/eventfd", "vmm/bus")
 	forbid(t, all, "leaves import the standard library and x/sys only", leaves, direct,
 		func(d string) bool {

@@ -3,9 +3,11 @@ package agent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 
 	"github.com/huskvm/husk/guest-agent/internal/forward"
+	"github.com/huskvm/husk/guest-agent/internal/listeners"
 	"github.com/huskvm/husk/guest-agent/internal/netcfg"
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	"google.golang.org/grpc/codes"
@@ -17,7 +19,31 @@ func (s *Service) ConfigureNetwork(_ context.Context, req *agentv1.ConfigureNetw
 	if err := netcfg.Configure(req); err != nil {
 		return nil, translate(fmt.Errorf("configure the network: %w", err))
 	}
+	for _, n := range req.GetNameServers() {
+		ip, ok := netip.AddrFromSlice(n.GetIp())
+		upstream, upstreamOK := netip.AddrFromSlice(n.GetUpstream())
+		if !ok || !upstreamOK {
+			return nil, status.Errorf(codes.InvalidArgument, "%x or %x is no address", n.GetIp(), n.GetUpstream())
+		}
+		if err := forward.NameServer(ip, upstream); err != nil {
+			return nil, translate(err)
+		}
+	}
+	if req.GetTellListeners() {
+		go s.tellListeners()
+	}
 	return &agentv1.ConfigureNetworkResponse{}, nil
+}
+
+func (s *Service) tellListeners() {
+	err := listeners.Watch(func(all []netip.AddrPort) {
+		told := &agentv1.NextEventResponse_Listeners{}
+		for _, l := range all {
+			told.Listeners = append(told.Listeners, &agentv1.NextEventResponse_Listener{Ip: l.Addr().AsSlice(), Port: uint32(l.Port())})
+		}
+		s.events.add(&agentv1.NextEventResponse{Event: &agentv1.NextEventResponse_Listeners_{Listeners: told}})
+	})
+	slog.Error("the host is not told any more who listens", "error", err)
 }
 
 // Forward connects a stream with a port of the guest's own network namespace.

@@ -47,7 +47,10 @@ func (g *Group) AllowDevices(rules []specs.LinuxDeviceCgroup) error {
 		return fmt.Errorf("open cgroup: %w", err)
 	}
 	defer dir.Close()
-	return attachDeviceProgram(int(dir.Fd()), encode(program))
+	if err := attach(int(dir.Fd()), encode(program), unix.BPF_PROG_TYPE_CGROUP_DEVICE, unix.BPF_CGROUP_DEVICE); err != nil {
+		return fmt.Errorf("rules for devices: %w", err)
+	}
+	return nil
 }
 
 // instruction is one of extended BPF: operation, registers, jump offset, immediate value.

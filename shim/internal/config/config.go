@@ -35,6 +35,12 @@ const (
 	MissingExecutableFails = "error" // an error of Create or Start, as with runc
 )
 
+// What a container gets that asks for the host's network.
+const (
+	HostNetworkUser = "user" // one in user mode, by husk-net
+	HostNetworkNone = "none" // loopback alone
+)
+
 // What may run guests.
 const (
 	BackendAuto = "auto" // KVM where it is usable, else QEMU
@@ -54,6 +60,8 @@ type Config struct {
 	DefaultVCPUs  uint32 `toml:"default_vcpus"`  // of a VM whose container has no CPU quota
 	DefaultMemory Size   `toml:"default_memory"` // of a VM whose container has no memory limit
 	GuestReserve  Size   `toml:"guest_reserve"`  // on top of a container's memory limit, for the guest itself
+
+	HostNetwork string `toml:"host_network"` // "user" or "none"
 
 	ShimCgroup string `toml:"shim_cgroup"` // path of the cgroup that shims go into; empty leaves them in the engine's
 
@@ -97,6 +105,7 @@ func Load(source Source) (*Config, error) {
 		DefaultVCPUs:       1,
 		DefaultMemory:      512 << 20,
 		GuestReserve:       96 << 20,
+		HostNetwork:        HostNetworkUser,
 		MissingExecutable:  MissingExecutableExits,
 		BootTimeout:        defaultBootTimeout,
 		ClockInterval:      defaultClockInterval,
@@ -186,7 +195,7 @@ func (c *Config) decode(name string, data []byte) error {
 }
 
 var keys = []string{
-	"vmm", "qemu", "vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "shim_cgroup",
+	"vmm", "qemu", "vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "host_network", "shim_cgroup",
 	"missing_executable", "boot_timeout", "clock_interval", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
 }
 
@@ -205,6 +214,7 @@ func (c *Config) check() error {
 		of         []string
 	}{
 		{"vmm", c.Backend, []string{BackendAuto, BackendKVM, BackendQEMU}},
+		{"host_network", c.HostNetwork, []string{HostNetworkUser, HostNetworkNone}},
 		{"missing_executable", c.MissingExecutable, []string{MissingExecutableExits, MissingExecutableFails}},
 	} {
 		if !slices.Contains(choice.of, choice.value) {

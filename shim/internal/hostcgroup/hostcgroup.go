@@ -123,7 +123,24 @@ func (c *Cgroup) Add(pid int) error {
 	if err := c.manager.Apply(pid); err != nil {
 		return fmt.Errorf("put the VMM into cgroup %s: %w%s", c.path, err, c.remedy())
 	}
-	// systemd has been seen to report success without having moved the process, or into some hierarchies only.
+	if err := c.AddAlso(pid); err != nil {
+		return err
+	}
+	if dir := c.dir("memory", eventsV2, eventsV1); dir != "" {
+		var err error
+		if c.watch, err = watchOOM(dir); err != nil {
+			return err
+		}
+	}
+	return c.set()
+}
+
+// AddAlso puts a further process into the cgroup. It is a part of Add because systemd has been seen to report success
+// without having moved the process, or into some hierarchies only.
+func (c *Cgroup) AddAlso(pid int) error {
+	if c.manager == nil {
+		return nil
+	}
 	for _, dir := range c.manager.GetPaths() {
 		if !cgroups.PathExists(dir) {
 			continue // a controller that is not used here
@@ -133,16 +150,10 @@ func (c *Cgroup) Add(pid int) error {
 			err = cgroups.WriteCgroupProc(dir, pid)
 		}
 		if err != nil {
-			return fmt.Errorf("put the VMM into cgroup %s: %w", dir, err)
+			return fmt.Errorf("put process %d into cgroup %s: %w", pid, dir, err)
 		}
 	}
-	if dir := c.dir("memory", eventsV2, eventsV1); dir != "" {
-		var err error
-		if c.watch, err = watchOOM(dir); err != nil {
-			return err
-		}
-	}
-	return c.set()
+	return nil
 }
 
 // remedy is for an error of systemd's, which may be there and not to be talked to.

@@ -17,7 +17,7 @@ const shim = "containerd-shim-husk-v2"
 
 // programs are what makes one version of husk, and linked those of them that are on the PATH.
 var (
-	programs = []string{shim, "husk", "husk-vmm", "husk-kernel", "husk-initramfs"}
+	programs = []string{shim, "husk", "husk-vmm", "husk-net", "husk-kernel", "husk-initramfs"}
 	linked   = programs[:2]
 )
 

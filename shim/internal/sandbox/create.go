@@ -94,7 +94,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	if err := p.runHooks(ctx, v); err != nil {
 		return err
 	}
-	if err := v.connectNetwork(spec, s.Namespace); err != nil { // after the hooks, which may have made it
+	if err := v.connectNetwork(spec, s.Namespace, plan.config); err != nil { // after the hooks, which may have made it
 		return err
 	}
 	s.marks.Add("network connected")
@@ -110,7 +110,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 		return err
 	}
 	v.forwardPorts()
-	go s.listenForOOM(v)
+	go s.listen(v)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 
 	"github.com/containerd/log"
@@ -38,17 +39,17 @@ func (v *vm) forwardPorts() {
 			if err != nil {
 				return
 			}
-			go v.forward(conn)
+			to := conn.LocalAddr().(*net.TCPAddr).AddrPort()
+			go v.forward(conn, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
 		}
 	}()
 }
 
-// forward joins a connection with what listens in the guest where it was dialled to. Without any it is reset, which is
-// as near as a connection that has been taken can come to being refused.
-func (v *vm) forward(conn *net.TCPConn) {
-	to := conn.LocalAddr().(*net.TCPAddr).AddrPort()
+// forward joins a connection with what listens at an address of the guest. Without any it is reset, which is as near as
+// a connection that has been taken can come to being refused.
+func (v *vm) forward(conn *net.TCPConn, to netip.AddrPort) {
 	stream, err := v.hub.Connect(func(id string) error {
-		_, err := v.agent.Forward(v.ctx, &agentv1.ForwardRequest{Ip: to.Addr().Unmap().AsSlice(), Port: uint32(to.Port()), Stream: id})
+		_, err := v.agent.Forward(v.ctx, &agentv1.ForwardRequest{Ip: to.Addr().AsSlice(), Port: uint32(to.Port()), Stream: id})
 		return err
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
 	"github.com/huskvm/husk/shim/internal/bundle"
+	"github.com/huskvm/husk/shim/internal/config"
 	"github.com/huskvm/husk/shim/internal/hostnet"
 )
 
@@ -20,20 +21,22 @@ const docker = "moby"
 
 // connectNetwork connects the VM with the network namespace that the specification names. With a new one asked for, it
 // is the VMM's own: hooks, which are told the VMM's pid, may have put interfaces there by now, and docker will when this
-// is over. Without any, which is the host's network, the guest has lo alone.
-func (v *vm) connectNetwork(spec *specs.Spec, namespace string) (err error) {
+// is over. Without any, which is the host's network, the guest has one in user mode.
+func (v *vm) connectNetwork(spec *specs.Spec, namespace string, c *config.Config) (err error) {
 	path, asked := bundle.NetworkNamespace(spec)
 	v.netns = path
 	key := hostnet.KeyOf(string(v.dir))
 	switch {
-	case !asked:
+	case !asked && c.HostNetwork == config.HostNetworkNone:
 		return nil
+	case !asked:
+		err = v.connectUser(c.VMM)
 	case path != "":
 		v.network, err = hostnet.Connect(path, key)
 	case spec.Hooks != nil:
 		v.network, err = hostnet.Connect(v.ownNetns(), key)
 	}
-	if err == nil && path == "" && namespace == docker && (v.network == nil || len(v.network.Taps) == 0) {
+	if err == nil && asked && path == "" && namespace == docker && (v.network == nil || len(v.network.Taps) == 0) {
 		v.network, err = hostnet.Spare(v.ownNetns(), key)
 		v.spare = true
 	}

@@ -16,8 +16,12 @@ import (
 	"github.com/huskvm/husk/shim/internal/hostcgroup"
 )
 
-// vmmOverhead is what a VMM uses on the host beyond its guest's memory.
-const vmmOverhead = 64 << 20
+const (
+	// vmmOverhead is what a VMM uses on the host beyond its guest's memory.
+	vmmOverhead = 64 << 20
+	// netOverhead is husk-net's, with as many connections as a busy server has.
+	netOverhead = 128 << 20
+)
 
 // host is what this machine has.
 func host() bundle.Host {
@@ -39,6 +43,9 @@ func placement(r Request, spec *specs.Spec, size bundle.Size) (*hostcgroup.Cgrou
 	limits.Cpus, limits.Mems = bundle.Cpuset(spec.Linux.Resources)
 	if bundle.HasMemoryLimit(spec) {
 		limits.Memory = size.Memory + vmmOverhead
+		if _, own := bundle.NetworkNamespace(spec); !own {
+			limits.Memory += netOverhead
+		}
 	}
 	return hostcgroup.New(path, limits)
 }
@@ -112,8 +119,8 @@ func (s *Sandbox) Stats(ctx context.Context, id string) (*agentv1.StatsResponse,
 	return stats, nil
 }
 
-// listenForOOM passes on what the guest has to tell, until the VM ends.
-func (s *Sandbox) listenForOOM(v *vm) {
+// listen passes on what the guest has to tell, until the VM ends.
+func (s *Sandbox) listen(v *vm) {
 	for {
 		r, err := v.agent.NextEvent(v.ctx, &agentv1.NextEventRequest{})
 		if err != nil {
@@ -126,6 +133,9 @@ func (s *Sandbox) listenForOOM(v *vm) {
 			if c, err := s.Container(oom.ContainerId); err == nil {
 				c.OOM()
 			}
+		}
+		if all := r.GetListeners(); all != nil && v.ports != nil {
+			v.ports.update(all)
 		}
 	}
 }

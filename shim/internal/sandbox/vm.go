@@ -68,6 +68,7 @@ type vm struct {
 
 	netns   string           // path of the network namespace it is connected with, if that is not its own
 	network *hostnet.Network // nil without
+	ports   *publisher       // nil unless the network is one in user mode
 	spare   bool             // it has a device for an interface that may come before the start
 
 	afterwards []func() error // what is to end with the VM

@@ -1801,6 +1801,7 @@ type NextEventResponse struct {
 	// Types that are valid to be assigned to Event:
 	//
 	//	*NextEventResponse_Oom
+	//	*NextEventResponse_Listeners_
 	Event         isNextEventResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1852,6 +1853,15 @@ func (x *NextEventResponse) GetOom() *NextEventResponse_OOM {
 	return nil
 }
 
+func (x *NextEventResponse) GetListeners() *NextEventResponse_Listeners {
+	if x != nil {
+		if x, ok := x.Event.(*NextEventResponse_Listeners_); ok {
+			return x.Listeners
+		}
+	}
+	return nil
+}
+
 type isNextEventResponse_Event interface {
 	isNextEventResponse_Event()
 }
@@ -1860,7 +1870,13 @@ type NextEventResponse_Oom struct {
 	Oom *NextEventResponse_OOM `protobuf:"bytes,1,opt,name=oom,proto3,oneof"`
 }
 
+type NextEventResponse_Listeners_ struct {
+	Listeners *NextEventResponse_Listeners `protobuf:"bytes,2,opt,name=listeners,proto3,oneof"`
+}
+
 func (*NextEventResponse_Oom) isNextEventResponse_Event() {}
+
+func (*NextEventResponse_Listeners_) isNextEventResponse_Event() {}
 
 type ConfigureNetworkRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1868,7 +1884,11 @@ type ConfigureNetworkRequest struct {
 	Routes     []*Route               `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"` // in this order, so that a gateway can be reached before it is used
 	Neighbours []*Neighbour           `protobuf:"bytes,3,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
 	// What an earlier request said and is so no more: addresses, by their interfaces' names, routes and neighbours.
-	Gone          *ConfigureNetworkRequest `protobuf:"bytes,4,opt,name=gone,proto3" json:"gone,omitempty"`
+	Gone *ConfigureNetworkRequest `protobuf:"bytes,4,opt,name=gone,proto3" json:"gone,omitempty"`
+	// From now on, NextEvent tells the TCP sockets that listen.
+	TellListeners bool `protobuf:"varint,5,opt,name=tell_listeners,json=tellListeners,proto3" json:"tell_listeners,omitempty"`
+	// Name servers of the host's own loopback: who asks one in the guest is to reach where it stands for.
+	NameServers   []*NameServer `protobuf:"bytes,6,rep,name=name_servers,json=nameServers,proto3" json:"name_servers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1931,6 +1951,73 @@ func (x *ConfigureNetworkRequest) GetGone() *ConfigureNetworkRequest {
 	return nil
 }
 
+func (x *ConfigureNetworkRequest) GetTellListeners() bool {
+	if x != nil {
+		return x.TellListeners
+	}
+	return false
+}
+
+func (x *ConfigureNetworkRequest) GetNameServers() []*NameServer {
+	if x != nil {
+		return x.NameServers
+	}
+	return nil
+}
+
+// NameServer is an address of the guest's loopback, and where it leads.
+type NameServer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ip            []byte                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
+	Upstream      []byte                 `protobuf:"bytes,2,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameServer) Reset() {
+	*x = NameServer{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameServer) ProtoMessage() {}
+
+func (x *NameServer) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameServer.ProtoReflect.Descriptor instead.
+func (*NameServer) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *NameServer) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+func (x *NameServer) GetUpstream() []byte {
+	if x != nil {
+		return x.Upstream
+	}
+	return nil
+}
+
 type ConfigureNetworkResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1939,7 +2026,7 @@ type ConfigureNetworkResponse struct {
 
 func (x *ConfigureNetworkResponse) Reset() {
 	*x = ConfigureNetworkResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2038,7 @@ func (x *ConfigureNetworkResponse) String() string {
 func (*ConfigureNetworkResponse) ProtoMessage() {}
 
 func (x *ConfigureNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +2051,7 @@ func (x *ConfigureNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureNetworkResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{36}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37}
 }
 
 type ForwardRequest struct {
@@ -1978,7 +2065,7 @@ type ForwardRequest struct {
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2077,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2090,7 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ForwardRequest) GetIp() []byte {
@@ -2035,7 +2122,7 @@ type ForwardResponse struct {
 
 func (x *ForwardResponse) Reset() {
 	*x = ForwardResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2047,7 +2134,7 @@ func (x *ForwardResponse) String() string {
 func (*ForwardResponse) ProtoMessage() {}
 
 func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2060,7 +2147,7 @@ func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{38}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{39}
 }
 
 type Interface struct {
@@ -2078,7 +2165,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2177,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2190,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{39}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Interface) GetDevice() []byte {
@@ -2176,7 +2263,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2275,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2288,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{40}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Route) GetInterface() string {
@@ -2300,7 +2387,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2312,7 +2399,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2325,7 +2412,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{41}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Neighbour) GetInterface() string {
@@ -2358,7 +2445,7 @@ type SyncClockRequest struct {
 
 func (x *SyncClockRequest) Reset() {
 	*x = SyncClockRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +2457,7 @@ func (x *SyncClockRequest) String() string {
 func (*SyncClockRequest) ProtoMessage() {}
 
 func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +2470,7 @@ func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockRequest.ProtoReflect.Descriptor instead.
 func (*SyncClockRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{42}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SyncClockRequest) GetOffset() int64 {
@@ -2402,7 +2489,7 @@ type SyncClockResponse struct {
 
 func (x *SyncClockResponse) Reset() {
 	*x = SyncClockResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +2501,7 @@ func (x *SyncClockResponse) String() string {
 func (*SyncClockResponse) ProtoMessage() {}
 
 func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +2514,7 @@ func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockResponse.ProtoReflect.Descriptor instead.
 func (*SyncClockResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{43}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SyncClockResponse) GetNow() int64 {
@@ -2445,7 +2532,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2457,7 +2544,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2470,7 +2557,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{44}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{45}
 }
 
 type ShutdownResponse struct {
@@ -2481,7 +2568,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2580,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2593,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{45}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{46}
 }
 
 type PidsResponse_Process struct {
@@ -2519,7 +2606,7 @@ type PidsResponse_Process struct {
 
 func (x *PidsResponse_Process) Reset() {
 	*x = PidsResponse_Process{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2618,7 @@ func (x *PidsResponse_Process) String() string {
 func (*PidsResponse_Process) ProtoMessage() {}
 
 func (x *PidsResponse_Process) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +2662,7 @@ type StatsResponse_CPU struct {
 
 func (x *StatsResponse_CPU) Reset() {
 	*x = StatsResponse_CPU{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2674,7 @@ func (x *StatsResponse_CPU) String() string {
 func (*StatsResponse_CPU) ProtoMessage() {}
 
 func (x *StatsResponse_CPU) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2746,7 @@ type StatsResponse_Memory struct {
 
 func (x *StatsResponse_Memory) Reset() {
 	*x = StatsResponse_Memory{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2758,7 @@ func (x *StatsResponse_Memory) String() string {
 func (*StatsResponse_Memory) ProtoMessage() {}
 
 func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2739,7 +2826,7 @@ type StatsResponse_PIDs struct {
 
 func (x *StatsResponse_PIDs) Reset() {
 	*x = StatsResponse_PIDs{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +2838,7 @@ func (x *StatsResponse_PIDs) String() string {
 func (*StatsResponse_PIDs) ProtoMessage() {}
 
 func (x *StatsResponse_PIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2795,7 +2882,7 @@ type StatsResponse_IO struct {
 
 func (x *StatsResponse_IO) Reset() {
 	*x = StatsResponse_IO{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2807,7 +2894,7 @@ func (x *StatsResponse_IO) String() string {
 func (*StatsResponse_IO) ProtoMessage() {}
 
 func (x *StatsResponse_IO) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +2969,7 @@ type StatsResponse_Network struct {
 
 func (x *StatsResponse_Network) Reset() {
 	*x = StatsResponse_Network{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +2981,7 @@ func (x *StatsResponse_Network) String() string {
 func (*StatsResponse_Network) ProtoMessage() {}
 
 func (x *StatsResponse_Network) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2973,6 +3060,103 @@ func (x *StatsResponse_Network) GetTxDropped() uint64 {
 	return 0
 }
 
+// Listeners are all TCP sockets that listen in the guest.
+type NextEventResponse_Listeners struct {
+	state         protoimpl.MessageState        `protogen:"open.v1"`
+	Listeners     []*NextEventResponse_Listener `protobuf:"bytes,1,rep,name=listeners,proto3" json:"listeners,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NextEventResponse_Listeners) Reset() {
+	*x = NextEventResponse_Listeners{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NextEventResponse_Listeners) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NextEventResponse_Listeners) ProtoMessage() {}
+
+func (x *NextEventResponse_Listeners) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NextEventResponse_Listeners.ProtoReflect.Descriptor instead.
+func (*NextEventResponse_Listeners) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{34, 0}
+}
+
+func (x *NextEventResponse_Listeners) GetListeners() []*NextEventResponse_Listener {
+	if x != nil {
+		return x.Listeners
+	}
+	return nil
+}
+
+type NextEventResponse_Listener struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ip            []byte                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"` // 4 or 16 bytes
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NextEventResponse_Listener) Reset() {
+	*x = NextEventResponse_Listener{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NextEventResponse_Listener) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NextEventResponse_Listener) ProtoMessage() {}
+
+func (x *NextEventResponse_Listener) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NextEventResponse_Listener.ProtoReflect.Descriptor instead.
+func (*NextEventResponse_Listener) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{34, 1}
+}
+
+func (x *NextEventResponse_Listener) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+func (x *NextEventResponse_Listener) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 type NextEventResponse_OOM struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -2982,7 +3166,7 @@ type NextEventResponse_OOM struct {
 
 func (x *NextEventResponse_OOM) Reset() {
 	*x = NextEventResponse_OOM{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[54]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2994,7 +3178,7 @@ func (x *NextEventResponse_OOM) String() string {
 func (*NextEventResponse_OOM) ProtoMessage() {}
 
 func (x *NextEventResponse_OOM) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[54]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3007,7 +3191,7 @@ func (x *NextEventResponse_OOM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextEventResponse_OOM.ProtoReflect.Descriptor instead.
 func (*NextEventResponse_OOM) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{34, 0}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{34, 2}
 }
 
 func (x *NextEventResponse_OOM) GetContainerId() string {
@@ -3031,7 +3215,7 @@ type Interface_Prefix struct {
 
 func (x *Interface_Prefix) Reset() {
 	*x = Interface_Prefix{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[55]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3043,7 +3227,7 @@ func (x *Interface_Prefix) String() string {
 func (*Interface_Prefix) ProtoMessage() {}
 
 func (x *Interface_Prefix) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[55]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3056,7 +3240,7 @@ func (x *Interface_Prefix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface_Prefix.ProtoReflect.Descriptor instead.
 func (*Interface_Prefix) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{39, 0}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{40, 0}
 }
 
 func (x *Interface_Prefix) GetIp() []byte {
@@ -3254,12 +3438,18 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\ttx_errors\x18\b \x01(\x04R\btxErrors\x12\x1d\n" +
 	"\n" +
 	"tx_dropped\x18\t \x01(\x04R\ttxDropped\"\x12\n" +
-	"\x10NextEventRequest\"\x80\x01\n" +
+	"\x10NextEventRequest\"\xd2\x02\n" +
 	"\x11NextEventResponse\x128\n" +
-	"\x03oom\x18\x01 \x01(\v2$.husk.agent.v1.NextEventResponse.OOMH\x00R\x03oom\x1a(\n" +
+	"\x03oom\x18\x01 \x01(\v2$.husk.agent.v1.NextEventResponse.OOMH\x00R\x03oom\x12J\n" +
+	"\tlisteners\x18\x02 \x01(\v2*.husk.agent.v1.NextEventResponse.ListenersH\x00R\tlisteners\x1aT\n" +
+	"\tListeners\x12G\n" +
+	"\tlisteners\x18\x01 \x03(\v2).husk.agent.v1.NextEventResponse.ListenerR\tlisteners\x1a.\n" +
+	"\bListener\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x1a(\n" +
 	"\x03OOM\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerIdB\a\n" +
-	"\x05event\"\xf7\x01\n" +
+	"\x05event\"\xdc\x02\n" +
 	"\x17ConfigureNetworkRequest\x128\n" +
 	"\n" +
 	"interfaces\x18\x01 \x03(\v2\x18.husk.agent.v1.InterfaceR\n" +
@@ -3268,7 +3458,13 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"neighbours\x18\x03 \x03(\v2\x18.husk.agent.v1.NeighbourR\n" +
 	"neighbours\x12:\n" +
-	"\x04gone\x18\x04 \x01(\v2&.husk.agent.v1.ConfigureNetworkRequestR\x04gone\"\x1a\n" +
+	"\x04gone\x18\x04 \x01(\v2&.husk.agent.v1.ConfigureNetworkRequestR\x04gone\x12%\n" +
+	"\x0etell_listeners\x18\x05 \x01(\bR\rtellListeners\x12<\n" +
+	"\fname_servers\x18\x06 \x03(\v2\x19.husk.agent.v1.NameServerR\vnameServers\"8\n" +
+	"\n" +
+	"NameServer\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x1a\n" +
+	"\bupstream\x18\x02 \x01(\fR\bupstream\"\x1a\n" +
 	"\x18ConfigureNetworkResponse\"L\n" +
 	"\x0eForwardRequest\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x12\n" +
@@ -3347,64 +3543,67 @@ func file_husk_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_husk_agent_v1_agent_proto_rawDescData
 }
 
-var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_husk_agent_v1_agent_proto_goTypes = []any{
-	(*HandshakeRequest)(nil),         // 0: husk.agent.v1.HandshakeRequest
-	(*HandshakeResponse)(nil),        // 1: husk.agent.v1.HandshakeResponse
-	(*Mark)(nil),                     // 2: husk.agent.v1.Mark
-	(*Stdio)(nil),                    // 3: husk.agent.v1.Stdio
-	(*Storage)(nil),                  // 4: husk.agent.v1.Storage
-	(*Device)(nil),                   // 5: husk.agent.v1.Device
-	(*CreateContainerRequest)(nil),   // 6: husk.agent.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil),  // 7: husk.agent.v1.CreateContainerResponse
-	(*ExecProcessRequest)(nil),       // 8: husk.agent.v1.ExecProcessRequest
-	(*ExecProcessResponse)(nil),      // 9: husk.agent.v1.ExecProcessResponse
-	(*StartProcessRequest)(nil),      // 10: husk.agent.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),     // 11: husk.agent.v1.StartProcessResponse
-	(*WaitProcessRequest)(nil),       // 12: husk.agent.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),      // 13: husk.agent.v1.WaitProcessResponse
-	(*Exit)(nil),                     // 14: husk.agent.v1.Exit
-	(*SignalProcessRequest)(nil),     // 15: husk.agent.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil),    // 16: husk.agent.v1.SignalProcessResponse
-	(*ResizePtyRequest)(nil),         // 17: husk.agent.v1.ResizePtyRequest
-	(*ResizePtyResponse)(nil),        // 18: husk.agent.v1.ResizePtyResponse
-	(*CloseStdinRequest)(nil),        // 19: husk.agent.v1.CloseStdinRequest
-	(*CloseStdinResponse)(nil),       // 20: husk.agent.v1.CloseStdinResponse
-	(*DeleteProcessRequest)(nil),     // 21: husk.agent.v1.DeleteProcessRequest
-	(*DeleteProcessResponse)(nil),    // 22: husk.agent.v1.DeleteProcessResponse
-	(*PidsRequest)(nil),              // 23: husk.agent.v1.PidsRequest
-	(*PidsResponse)(nil),             // 24: husk.agent.v1.PidsResponse
-	(*PauseRequest)(nil),             // 25: husk.agent.v1.PauseRequest
-	(*PauseResponse)(nil),            // 26: husk.agent.v1.PauseResponse
-	(*ResumeRequest)(nil),            // 27: husk.agent.v1.ResumeRequest
-	(*ResumeResponse)(nil),           // 28: husk.agent.v1.ResumeResponse
-	(*UpdateContainerRequest)(nil),   // 29: husk.agent.v1.UpdateContainerRequest
-	(*UpdateContainerResponse)(nil),  // 30: husk.agent.v1.UpdateContainerResponse
-	(*StatsRequest)(nil),             // 31: husk.agent.v1.StatsRequest
-	(*StatsResponse)(nil),            // 32: husk.agent.v1.StatsResponse
-	(*NextEventRequest)(nil),         // 33: husk.agent.v1.NextEventRequest
-	(*NextEventResponse)(nil),        // 34: husk.agent.v1.NextEventResponse
-	(*ConfigureNetworkRequest)(nil),  // 35: husk.agent.v1.ConfigureNetworkRequest
-	(*ConfigureNetworkResponse)(nil), // 36: husk.agent.v1.ConfigureNetworkResponse
-	(*ForwardRequest)(nil),           // 37: husk.agent.v1.ForwardRequest
-	(*ForwardResponse)(nil),          // 38: husk.agent.v1.ForwardResponse
-	(*Interface)(nil),                // 39: husk.agent.v1.Interface
-	(*Route)(nil),                    // 40: husk.agent.v1.Route
-	(*Neighbour)(nil),                // 41: husk.agent.v1.Neighbour
-	(*SyncClockRequest)(nil),         // 42: husk.agent.v1.SyncClockRequest
-	(*SyncClockResponse)(nil),        // 43: husk.agent.v1.SyncClockResponse
-	(*ShutdownRequest)(nil),          // 44: husk.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),         // 45: husk.agent.v1.ShutdownResponse
-	(*PidsResponse_Process)(nil),     // 46: husk.agent.v1.PidsResponse.Process
-	(*StatsResponse_CPU)(nil),        // 47: husk.agent.v1.StatsResponse.CPU
-	(*StatsResponse_Memory)(nil),     // 48: husk.agent.v1.StatsResponse.Memory
-	(*StatsResponse_PIDs)(nil),       // 49: husk.agent.v1.StatsResponse.PIDs
-	(*StatsResponse_IO)(nil),         // 50: husk.agent.v1.StatsResponse.IO
-	(*StatsResponse_Network)(nil),    // 51: husk.agent.v1.StatsResponse.Network
-	nil,                              // 52: husk.agent.v1.StatsResponse.Memory.StatEntry
-	nil,                              // 53: husk.agent.v1.StatsResponse.Memory.EventsEntry
-	(*NextEventResponse_OOM)(nil),    // 54: husk.agent.v1.NextEventResponse.OOM
-	(*Interface_Prefix)(nil),         // 55: husk.agent.v1.Interface.Prefix
+	(*HandshakeRequest)(nil),            // 0: husk.agent.v1.HandshakeRequest
+	(*HandshakeResponse)(nil),           // 1: husk.agent.v1.HandshakeResponse
+	(*Mark)(nil),                        // 2: husk.agent.v1.Mark
+	(*Stdio)(nil),                       // 3: husk.agent.v1.Stdio
+	(*Storage)(nil),                     // 4: husk.agent.v1.Storage
+	(*Device)(nil),                      // 5: husk.agent.v1.Device
+	(*CreateContainerRequest)(nil),      // 6: husk.agent.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil),     // 7: husk.agent.v1.CreateContainerResponse
+	(*ExecProcessRequest)(nil),          // 8: husk.agent.v1.ExecProcessRequest
+	(*ExecProcessResponse)(nil),         // 9: husk.agent.v1.ExecProcessResponse
+	(*StartProcessRequest)(nil),         // 10: husk.agent.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),        // 11: husk.agent.v1.StartProcessResponse
+	(*WaitProcessRequest)(nil),          // 12: husk.agent.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),         // 13: husk.agent.v1.WaitProcessResponse
+	(*Exit)(nil),                        // 14: husk.agent.v1.Exit
+	(*SignalProcessRequest)(nil),        // 15: husk.agent.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil),       // 16: husk.agent.v1.SignalProcessResponse
+	(*ResizePtyRequest)(nil),            // 17: husk.agent.v1.ResizePtyRequest
+	(*ResizePtyResponse)(nil),           // 18: husk.agent.v1.ResizePtyResponse
+	(*CloseStdinRequest)(nil),           // 19: husk.agent.v1.CloseStdinRequest
+	(*CloseStdinResponse)(nil),          // 20: husk.agent.v1.CloseStdinResponse
+	(*DeleteProcessRequest)(nil),        // 21: husk.agent.v1.DeleteProcessRequest
+	(*DeleteProcessResponse)(nil),       // 22: husk.agent.v1.DeleteProcessResponse
+	(*PidsRequest)(nil),                 // 23: husk.agent.v1.PidsRequest
+	(*PidsResponse)(nil),                // 24: husk.agent.v1.PidsResponse
+	(*PauseRequest)(nil),                // 25: husk.agent.v1.PauseRequest
+	(*PauseResponse)(nil),               // 26: husk.agent.v1.PauseResponse
+	(*ResumeRequest)(nil),               // 27: husk.agent.v1.ResumeRequest
+	(*ResumeResponse)(nil),              // 28: husk.agent.v1.ResumeResponse
+	(*UpdateContainerRequest)(nil),      // 29: husk.agent.v1.UpdateContainerRequest
+	(*UpdateContainerResponse)(nil),     // 30: husk.agent.v1.UpdateContainerResponse
+	(*StatsRequest)(nil),                // 31: husk.agent.v1.StatsRequest
+	(*StatsResponse)(nil),               // 32: husk.agent.v1.StatsResponse
+	(*NextEventRequest)(nil),            // 33: husk.agent.v1.NextEventRequest
+	(*NextEventResponse)(nil),           // 34: husk.agent.v1.NextEventResponse
+	(*ConfigureNetworkRequest)(nil),     // 35: husk.agent.v1.ConfigureNetworkRequest
+	(*NameServer)(nil),                  // 36: husk.agent.v1.NameServer
+	(*ConfigureNetworkResponse)(nil),    // 37: husk.agent.v1.ConfigureNetworkResponse
+	(*ForwardRequest)(nil),              // 38: husk.agent.v1.ForwardRequest
+	(*ForwardResponse)(nil),             // 39: husk.agent.v1.ForwardResponse
+	(*Interface)(nil),                   // 40: husk.agent.v1.Interface
+	(*Route)(nil),                       // 41: husk.agent.v1.Route
+	(*Neighbour)(nil),                   // 42: husk.agent.v1.Neighbour
+	(*SyncClockRequest)(nil),            // 43: husk.agent.v1.SyncClockRequest
+	(*SyncClockResponse)(nil),           // 44: husk.agent.v1.SyncClockResponse
+	(*ShutdownRequest)(nil),             // 45: husk.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),            // 46: husk.agent.v1.ShutdownResponse
+	(*PidsResponse_Process)(nil),        // 47: husk.agent.v1.PidsResponse.Process
+	(*StatsResponse_CPU)(nil),           // 48: husk.agent.v1.StatsResponse.CPU
+	(*StatsResponse_Memory)(nil),        // 49: husk.agent.v1.StatsResponse.Memory
+	(*StatsResponse_PIDs)(nil),          // 50: husk.agent.v1.StatsResponse.PIDs
+	(*StatsResponse_IO)(nil),            // 51: husk.agent.v1.StatsResponse.IO
+	(*StatsResponse_Network)(nil),       // 52: husk.agent.v1.StatsResponse.Network
+	nil,                                 // 53: husk.agent.v1.StatsResponse.Memory.StatEntry
+	nil,                                 // 54: husk.agent.v1.StatsResponse.Memory.EventsEntry
+	(*NextEventResponse_Listeners)(nil), // 55: husk.agent.v1.NextEventResponse.Listeners
+	(*NextEventResponse_Listener)(nil),  // 56: husk.agent.v1.NextEventResponse.Listener
+	(*NextEventResponse_OOM)(nil),       // 57: husk.agent.v1.NextEventResponse.OOM
+	(*Interface_Prefix)(nil),            // 58: husk.agent.v1.Interface.Prefix
 }
 var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: husk.agent.v1.HandshakeResponse.marks:type_name -> husk.agent.v1.Mark
@@ -3414,63 +3613,66 @@ var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	3,  // 4: husk.agent.v1.ExecProcessRequest.stdio:type_name -> husk.agent.v1.Stdio
 	14, // 5: husk.agent.v1.WaitProcessResponse.exit:type_name -> husk.agent.v1.Exit
 	14, // 6: husk.agent.v1.DeleteProcessResponse.exit:type_name -> husk.agent.v1.Exit
-	46, // 7: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
-	47, // 8: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
-	48, // 9: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
-	49, // 10: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
-	50, // 11: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
-	51, // 12: husk.agent.v1.StatsResponse.network:type_name -> husk.agent.v1.StatsResponse.Network
-	54, // 13: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
-	39, // 14: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
-	40, // 15: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
-	41, // 16: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
-	35, // 17: husk.agent.v1.ConfigureNetworkRequest.gone:type_name -> husk.agent.v1.ConfigureNetworkRequest
-	55, // 18: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
-	52, // 19: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
-	53, // 20: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
-	0,  // 21: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
-	6,  // 22: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
-	8,  // 23: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
-	10, // 24: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
-	12, // 25: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
-	15, // 26: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
-	17, // 27: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
-	19, // 28: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
-	21, // 29: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
-	23, // 30: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
-	25, // 31: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
-	27, // 32: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
-	29, // 33: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
-	31, // 34: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
-	33, // 35: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
-	35, // 36: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
-	37, // 37: husk.agent.v1.Agent.Forward:input_type -> husk.agent.v1.ForwardRequest
-	42, // 38: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
-	44, // 39: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
-	1,  // 40: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
-	7,  // 41: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
-	9,  // 42: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
-	11, // 43: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
-	13, // 44: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
-	16, // 45: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
-	18, // 46: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
-	20, // 47: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
-	22, // 48: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
-	24, // 49: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
-	26, // 50: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
-	28, // 51: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
-	30, // 52: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
-	32, // 53: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
-	34, // 54: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
-	36, // 55: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
-	38, // 56: husk.agent.v1.Agent.Forward:output_type -> husk.agent.v1.ForwardResponse
-	43, // 57: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
-	45, // 58: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
-	40, // [40:59] is the sub-list for method output_type
-	21, // [21:40] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	47, // 7: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
+	48, // 8: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
+	49, // 9: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
+	50, // 10: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
+	51, // 11: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
+	52, // 12: husk.agent.v1.StatsResponse.network:type_name -> husk.agent.v1.StatsResponse.Network
+	57, // 13: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
+	55, // 14: husk.agent.v1.NextEventResponse.listeners:type_name -> husk.agent.v1.NextEventResponse.Listeners
+	40, // 15: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
+	41, // 16: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
+	42, // 17: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
+	35, // 18: husk.agent.v1.ConfigureNetworkRequest.gone:type_name -> husk.agent.v1.ConfigureNetworkRequest
+	36, // 19: husk.agent.v1.ConfigureNetworkRequest.name_servers:type_name -> husk.agent.v1.NameServer
+	58, // 20: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
+	53, // 21: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
+	54, // 22: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
+	56, // 23: husk.agent.v1.NextEventResponse.Listeners.listeners:type_name -> husk.agent.v1.NextEventResponse.Listener
+	0,  // 24: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
+	6,  // 25: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
+	8,  // 26: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
+	10, // 27: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
+	12, // 28: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
+	15, // 29: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
+	17, // 30: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
+	19, // 31: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
+	21, // 32: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
+	23, // 33: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
+	25, // 34: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
+	27, // 35: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
+	29, // 36: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
+	31, // 37: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
+	33, // 38: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
+	35, // 39: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
+	38, // 40: husk.agent.v1.Agent.Forward:input_type -> husk.agent.v1.ForwardRequest
+	43, // 41: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
+	45, // 42: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
+	1,  // 43: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
+	7,  // 44: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
+	9,  // 45: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
+	11, // 46: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
+	13, // 47: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
+	16, // 48: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
+	18, // 49: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
+	20, // 50: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
+	22, // 51: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
+	24, // 52: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
+	26, // 53: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
+	28, // 54: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
+	30, // 55: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
+	32, // 56: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
+	34, // 57: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
+	37, // 58: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
+	39, // 59: husk.agent.v1.Agent.Forward:output_type -> husk.agent.v1.ForwardResponse
+	44, // 60: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
+	46, // 61: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
+	43, // [43:62] is the sub-list for method output_type
+	24, // [24:43] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_husk_agent_v1_agent_proto_init() }
@@ -3481,6 +3683,7 @@ func file_husk_agent_v1_agent_proto_init() {
 	file_husk_agent_v1_agent_proto_msgTypes[14].OneofWrappers = []any{}
 	file_husk_agent_v1_agent_proto_msgTypes[34].OneofWrappers = []any{
 		(*NextEventResponse_Oom)(nil),
+		(*NextEventResponse_Listeners_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3488,7 +3691,7 @@ func file_husk_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_husk_agent_v1_agent_proto_rawDesc), len(file_husk_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   56,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

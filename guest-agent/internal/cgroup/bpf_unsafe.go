@@ -33,12 +33,12 @@ func bpf(command int, attr unsafe.Pointer, size uintptr) (int, error) {
 // loadTries is for a kernel that gives EAGAIN for a reason of its own: signals never come so often.
 const loadTries = 1000
 
-// loadDeviceProgram has the kernel check the program. It does so again for as long as a signal was in the way: then the
-// verifier breaks off with EAGAIN, and Go's scheduler sends signals wherever it preempts.
-func loadDeviceProgram(program []instruction) (int, error) {
+// loadProgram has the kernel check a program. It does so again for as long as a signal was in the way: then the verifier
+// breaks off with EAGAIN, and Go's scheduler sends signals wherever it preempts.
+func loadProgram(program []instruction, kind uint32) (int, error) {
 	license := []byte("Apache-2.0\x00")
 	load := programAttr{
-		kind:         unix.BPF_PROG_TYPE_CGROUP_DEVICE,
+		kind:         kind,
 		count:        uint32(len(program)),
 		instructions: unsafe.Pointer(&program[0]),
 		license:      unsafe.Pointer(&license[0]),
@@ -54,19 +54,16 @@ func loadDeviceProgram(program []instruction) (int, error) {
 	return -1, err
 }
 
-// attachDeviceProgram gives the program to the group, which keeps it.
-func attachDeviceProgram(group int, program []instruction) error {
-	fd, err := loadDeviceProgram(program)
+// attach gives a program of a kind to the group, which keeps it.
+func attach(group int, program []instruction, kind, where uint32) error {
+	fd, err := loadProgram(program, kind)
 	if err != nil {
-		return fmt.Errorf("load device program: %w", err)
+		return fmt.Errorf("load program: %w", err)
 	}
 	defer unix.Close(fd)
-	attach := attachAttr{
-		target: uint32(group), program: uint32(fd),
-		kind: unix.BPF_CGROUP_DEVICE, flags: unix.BPF_F_ALLOW_MULTI,
-	}
+	attach := attachAttr{target: uint32(group), program: uint32(fd), kind: where, flags: unix.BPF_F_ALLOW_MULTI}
 	if _, err := bpf(unix.BPF_PROG_ATTACH, unsafe.Pointer(&attach), unsafe.Sizeof(attach)); err != nil {
-		return fmt.Errorf("attach device program: %w", err)
+		return fmt.Errorf("attach program: %w", err)
 	}
 	return nil
 }

@@ -1,0 +1,49 @@
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+type mapAttr struct{ kind, keySize, valueSize, entries uint32 }
+
+// ring is where programs of the kernel tell that something has happened: a ring buffer (BPF_MAP_TYPE_RINGBUF).
+type ring struct {
+	fd       int
+	file     *os.File // the same, with the runtime's poller
+	consumer []byte   // a page that begins with how far this side has read
+	producer []byte   // a page that begins with how far the kernel has written, and the data
+}
+
+func newRing() (*ring, error) {
+	page := os.Getpagesize()
+	attr := mapAttr{kind: unix.BPF_MAP_TYPE_RINGBUF, entries: uint32(page)}
+	fd, err := bpf(unix.BPF_MAP_CREATE, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+	if err != nil {
+		return nil, fmt.Errorf("make a ring buffer: %w", err)
+	}
+	r := &ring{fd: fd}
+	if r.consumer, err = unix.Mmap(fd, 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
+		r.producer, err = unix.Mmap(fd, int64(page), page, unix.PROT_READ, unix.MAP_SHARED)
+	}
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("map a ring buffer: %w", err)
+	}
+	r.file = os.NewFile(uintptr(fd), "bpf-ring")
+	return r, nil
+}
+
+// take forgets what is in the ring, and says whether there was anything.
+func (r *ring) take() bool {
+	read, written := (*uint64)(unsafe.Pointer(&r.consumer[0])), (*uint64)(unsafe.Pointer(&r.producer[0]))
+	end := atomic.LoadUint64(written)
+	return atomic.SwapUint64(read, end) != end
+}

@@ -1,0 +1,88 @@
+// Command husk-net is the network of a guest that is to have the host's: the shim starts one for a VM whose container
+// asks for no network namespace. Descriptor 3 is a socket of the guest's frames, with whose end it ends.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/shim/internal/usernet"
+)
+
+const (
+	framesFD = 3
+	// memory is what the process tries to do with; its cgroup is the sandbox's.
+	memory = 96 << 20
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "husk-net:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) (err error) {
+	c := usernet.Config{Aliases: map[string]string{}}
+	flags := flag.NewFlagSet("husk-net", flag.ContinueOnError)
+	flags.TextVar(&c.Guest, "guest", netip.Prefix{}, "the guest's address")
+	flags.TextVar(&c.Gateway, "gateway", netip.Prefix{}, "the gateway's")
+	flags.IntVar(&c.MTU, "mtu", 1500, "of the link")
+	flags.Func("mac", "the guest's hardware address", func(s string) (err error) {
+		c.GuestMAC, err = net.ParseMAC(s)
+		return err
+	})
+	flags.Func("alias", "ADDRESS=ADDRESS of the host", func(s string) error {
+		alias, address, ok := strings.Cut(s, "=")
+		if !ok {
+			return fmt.Errorf("%q is not two addresses", s)
+		}
+		c.Aliases[alias] = address
+		return nil
+	})
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	debug.SetMemoryLimit(memory)
+	if err := becomeNobody(); err != nil {
+		return fmt.Errorf("give up privileges: %w", err)
+	}
+	if err := unix.SetNonblock(framesFD, true); err != nil {
+		return fmt.Errorf("frames on descriptor %d: %w", framesFD, err)
+	}
+	return usernet.Serve(os.NewFile(framesFD, "frames"), c)
+}
+
+// nobody owns nothing.
+const nobody = 65534
+
+// becomeNobody leaves the process what everybody has: sockets.
+func becomeNobody() error {
+	parent := os.Getppid()
+	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(nobody), syscall.Setuid(nobody)); err != nil {
+		return err
+	}
+	// To end with the parent is forgotten with the user.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return err
+	}
+	if os.Getppid() != parent {
+		return errors.New("the parent has ended")
+	}
+	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
