@@ -8,7 +8,6 @@ import (
 
 	"github.com/huskvm/husk/guest-agent/internal/forward"
 	"github.com/huskvm/husk/guest-agent/internal/listeners"
-	"github.com/huskvm/husk/guest-agent/internal/netcfg"
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -16,7 +15,7 @@ import (
 
 // ConfigureNetwork configures the interfaces of the guest's own network namespace.
 func (s *Service) ConfigureNetwork(_ context.Context, req *agentv1.ConfigureNetworkRequest) (*agentv1.ConfigureNetworkResponse, error) {
-	if err := netcfg.Configure(req); err != nil {
+	if err := s.network.Configure(req); err != nil {
 		return nil, translate(fmt.Errorf("configure the network: %w", err))
 	}
 	for _, n := range req.GetNameServers() {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/huskvm/husk/guest-agent/internal/boot"
 	"github.com/huskvm/husk/guest-agent/internal/container"
+	"github.com/huskvm/husk/guest-agent/internal/netcfg"
 	"github.com/huskvm/husk/guest-agent/internal/process"
 	"github.com/huskvm/husk/guest-agent/internal/stream"
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
@@ -33,6 +34,7 @@ type Service struct {
 	ready      func(context.Context) error
 	shutdown   func()
 	dial       stream.Dial
+	network    netcfg.Interfaces
 }
 
 // New makes the service. ready waits for what the boot has still to do before the handshake; shutdown ends the VM.

@@ -6,28 +6,49 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	"golang.org/x/sys/unix"
 )
 
+// Interfaces are those that the host gives the guest. The zero value is ready.
+type Interfaces struct {
+	mu      sync.Mutex
+	devices devices
+}
+
 // Configure makes the interfaces what the host says they are. An interface is named by its device's address, and gets
-// its own name first. It can be called again: what is there already stays.
-func Configure(cfg *agentv1.ConfigureNetworkRequest) error {
+// its own name first; without a name it is taken away, until it has one. It can be called again: what is there already
+// stays, but for what the host says is gone.
+func (n *Interfaces) Configure(cfg *agentv1.ConfigureNetworkRequest) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	c, err := dial()
 	if err != nil {
 		return err
 	}
 	defer c.close()
+	if err := n.devices.learn(); err != nil {
+		return err
+	}
+	if err := c.remove(cfg.GetGone()); err != nil {
+		return err
+	}
 	var wanted []*agentv1.Interface
 	for _, i := range cfg.GetInterfaces() {
-		if i.GetName() != "" {
+		if i.GetName() == "" {
+			err = n.devices.hide(i.GetDevice())
+		} else {
+			err = n.devices.show(i.GetDevice())
 			wanted = append(wanted, i)
-		} else if err := discard(i.GetDevice()); err != nil {
-			return fmt.Errorf("take the device %s away: %w", net.HardwareAddr(i.GetDevice()), err)
+		}
+		if err != nil {
+			return fmt.Errorf("device %s: %w", net.HardwareAddr(i.GetDevice()), err)
 		}
 	}
-	devices, err := c.rename(wanted)
+	devices, err := c.rename(wanted, n.devices)
 	if err != nil {
 		return err
 	}
@@ -35,16 +56,6 @@ func Configure(cfg *agentv1.ConfigureNetworkRequest) error {
 		if err := c.setUp(devices[i], want); err != nil {
 			return fmt.Errorf("interface %s: %w", want.GetName(), err)
 		}
-	}
-	index := func(name string) (int, error) {
-		if name == "" {
-			return 0, nil
-		}
-		i, err := net.InterfaceByName(name)
-		if err != nil {
-			return 0, fmt.Errorf("interface %s: %w", name, err)
-		}
-		return i.Index, nil
 	}
 	for _, n := range cfg.GetNeighbours() {
 		i, err := index(n.GetInterface())
@@ -68,27 +79,20 @@ func Configure(cfg *agentv1.ConfigureNetworkRequest) error {
 	return nil
 }
 
-// discard takes a device from its driver, and so its interface away.
-func discard(device []byte) error {
-	all, err := net.Interfaces()
+// index is an interface's; without a name none is meant.
+func index(name string) (int, error) {
+	if name == "" {
+		return 0, nil
+	}
+	i, err := net.InterfaceByName(name)
 	if err != nil {
-		return fmt.Errorf("list interfaces: %w", err)
+		return 0, fmt.Errorf("interface %s: %w", name, err)
 	}
-	for _, have := range all {
-		if bytes.Equal(have.HardwareAddr, device) {
-			link := filepath.Join("/sys/class/net", have.Name, "device")
-			name, err := os.Readlink(link)
-			if err != nil {
-				return fmt.Errorf("find its driver: %w", err)
-			}
-			return os.WriteFile(filepath.Join(link, "driver/unbind"), []byte(filepath.Base(name)), 0)
-		}
-	}
-	return nil
+	return i.Index, nil
 }
 
 // rename finds each interface's device and gives it its name. Those that have another's name go out of the way first.
-func (c *conn) rename(wanted []*agentv1.Interface) (devices []int, err error) {
+func (c *conn) rename(wanted []*agentv1.Interface, known devices) (indexes []int, err error) {
 	all, err := net.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
@@ -99,19 +103,16 @@ func (c *conn) rename(wanted []*agentv1.Interface) (devices []int, err error) {
 	}
 	right := map[int]bool{}
 	for _, want := range wanted {
-		found := -1
-		for i, have := range all {
-			// Once it is configured it may have an address that is not its device's.
+		name := known.interfaceOf(want.GetDevice())
+		found := slices.IndexFunc(all, func(have net.Interface) bool {
+			// One that has no device of virtio is known by its address, or by what that was made.
 			configured := have.Name == want.GetName() && bytes.Equal(have.HardwareAddr, want.GetMac())
-			if configured || bytes.Equal(have.HardwareAddr, want.GetDevice()) {
-				found = i
-				break
-			}
-		}
+			return have.Name == name || name == "" && (configured || bytes.Equal(have.HardwareAddr, want.GetDevice()))
+		})
 		if found < 0 {
 			return nil, fmt.Errorf("interface %s: there is no device with the address %s", want.GetName(), net.HardwareAddr(want.GetDevice()))
 		}
-		devices = append(devices, all[found].Index)
+		indexes = append(indexes, all[found].Index)
 		right[all[found].Index] = all[found].Name == want.GetName()
 	}
 	for _, have := range all {
@@ -122,14 +123,14 @@ func (c *conn) rename(wanted []*agentv1.Interface) (devices []int, err error) {
 		}
 	}
 	for i, want := range wanted {
-		if right[devices[i]] {
+		if right[indexes[i]] {
 			continue
 		}
-		if err := c.setName(devices[i], want.GetName()); err != nil {
+		if err := c.setName(indexes[i], want.GetName()); err != nil {
 			return nil, fmt.Errorf("name interface %s: %w", want.GetName(), err)
 		}
 	}
-	return devices, nil
+	return indexes, nil
 }
 
 // setUp brings an interface up, with its addresses.
@@ -204,8 +205,12 @@ func family(ip []byte) byte {
 	return unix.AF_INET
 }
 
-// addAddress sends struct ifaddrmsg.
 func (c *conn) addAddress(index int, a *agentv1.Interface_Prefix) error {
+	return c.do(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, addressMessage(index, a))
+}
+
+// addressMessage is struct ifaddrmsg.
+func addressMessage(index int, a *agentv1.Interface_Prefix) request {
 	fixed := []byte{family(a.GetIp()), byte(a.GetLength()), unix.IFA_F_NODAD, byte(a.GetScope())}
 	r := newRequest(native.AppendUint32(fixed, uint32(index))...).add(unix.IFA_LOCAL, a.GetIp())
 	if len(a.GetPeer()) > 0 {
@@ -213,12 +218,15 @@ func (c *conn) addAddress(index int, a *agentv1.Interface_Prefix) error {
 	} else {
 		r = r.add(unix.IFA_ADDRESS, a.GetIp())
 	}
-	r = r.add(unix.IFA_BROADCAST, a.GetBroadcast())
-	return c.do(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, r)
+	return r.add(unix.IFA_BROADCAST, a.GetBroadcast())
 }
 
-// addRoute sends struct rtmsg.
 func (c *conn) addRoute(index int, r *agentv1.Route) error {
+	return c.do(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, routeMessage(index, r))
+}
+
+// routeMessage is struct rtmsg.
+func routeMessage(index int, r *agentv1.Route) request {
 	ip, kind, flags := byte(unix.AF_INET), byte(r.GetType()), uint32(0)
 	if r.GetIpv6() {
 		ip = unix.AF_INET6
@@ -248,13 +256,16 @@ func (c *conn) addRoute(index int, r *agentv1.Route) error {
 	if r.GetMtu() > 0 {
 		m = m.add(unix.RTA_METRICS, request(nil).add32(unix.RTAX_MTU, r.GetMtu()))
 	}
-	return c.do(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, m)
+	return m
 }
 
-// addNeighbour sends struct ndmsg.
 func (c *conn) addNeighbour(index int, n *agentv1.Neighbour) error {
+	return c.do(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, neighbourMessage(index, n))
+}
+
+// neighbourMessage is struct ndmsg.
+func neighbourMessage(index int, n *agentv1.Neighbour) request {
 	fixed := native.AppendUint32([]byte{family(n.GetIp()), 0, 0, 0}, uint32(index))
 	fixed = append(native.AppendUint16(fixed, unix.NUD_PERMANENT), 0, unix.RTN_UNICAST)
-	r := newRequest(fixed...).add(unix.NDA_DST, n.GetIp()).add(unix.NDA_LLADDR, n.GetMac())
-	return c.do(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, r)
+	return newRequest(fixed...).add(unix.NDA_DST, n.GetIp()).add(unix.NDA_LLADDR, n.GetMac())
 }

@@ -76,8 +76,9 @@ func request1() *agentv1.ConfigureNetworkRequest {
 
 func TestConfigureTwiceIsConfigureOnce(t *testing.T) {
 	inNamespace(t, func() {
+		var n Interfaces
 		for range 2 {
-			if err := Configure(request1()); err != nil {
+			if err := n.Configure(request1()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -112,6 +113,50 @@ func TestConfigureTwiceIsConfigureOnce(t *testing.T) {
 	})
 }
 
+// What the host says is gone goes; what has gone by itself is no error, and the guest's own additions stay.
+func TestConfigureRemovesWhatIsGone(t *testing.T) {
+	inNamespace(t, func() {
+		var n Interfaces
+		if err := n.Configure(request1()); err != nil {
+			t.Fatal(err)
+		}
+		ip(t, "addr", "add", "10.1.0.9/24", "dev", "eth0")
+		ip(t, "route", "add", "10.9.0.0/16", "via", "10.1.0.1")
+		all := request1()
+		gone := &agentv1.ConfigureNetworkRequest{
+			Interfaces: []*agentv1.Interface{
+				{Name: "eth0", Addresses: all.Interfaces[0].Addresses[1:]}, {Name: "data", Addresses: all.Interfaces[1].Addresses}, {Name: "nope"},
+			},
+			Routes: all.Routes[1:4], Neighbours: all.Neighbours[:1],
+		}
+		for range 2 {
+			if err := n.Configure(&agentv1.ConfigureNetworkRequest{Gone: gone}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, want := range []struct {
+			args, line string
+			there      bool
+		}{
+			{"-6 addr show eth0", "fd00::2/64", false},
+			{"-4 addr show data", "192.0.2.1", false},
+			{"-4 addr show eth0", "10.1.0.2/24", true},
+			{"-4 addr show eth0", "10.1.0.9/24", true},
+			{"route", "10.9.0.0/16 via 10.1.0.1", true},
+			{"route", "default", false},
+			{"route", "203.0.113.0/24", false},
+			{"route", "203.0.114.0/24", true},
+			{"route show type blackhole", "100.64.0.0/10", false},
+			{"neigh", "10.1.0.1 dev eth0 lladdr", false},
+			{"neigh", "fd00::1 dev eth0 lladdr", true},
+		} {
+			if got := ip(t, strings.Fields(want.args)...); strings.Contains(got, want.line) != want.there {
+				t.Errorf("ip %s:\n%s%s: want %t", want.args, got, want.line, want.there)
+			}
+		}
+	})
+}
+
 func TestErrorsNameWhatIsWrong(t *testing.T) {
 	for want, change := range map[string]func(*agentv1.ConfigureNetworkRequest){
 		"02:00:00:00:00:63": func(r *agentv1.ConfigureNetworkRequest) { r.Interfaces[0].Device = mac(0x63) },
@@ -123,7 +168,7 @@ func TestErrorsNameWhatIsWrong(t *testing.T) {
 		inNamespace(t, func() {
 			r := request1()
 			change(r)
-			if err := Configure(r); err == nil || !strings.Contains(err.Error(), want) {
+			if err := new(Interfaces).Configure(r); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("got %v, want %q", err, want)
 			}
 		})

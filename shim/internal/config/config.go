@@ -61,7 +61,8 @@ type Config struct {
 	DefaultMemory Size   `toml:"default_memory"` // of a VM whose container has no memory limit
 	GuestReserve  Size   `toml:"guest_reserve"`  // on top of a container's memory limit, for the guest itself
 
-	HostNetwork string `toml:"host_network"` // "user" or "none"
+	HostNetwork     string `toml:"host_network"`     // "user" or "none"
+	SpareInterfaces uint32 `toml:"spare_interfaces"` // devices for interfaces that come after the start
 
 	ShimCgroup string `toml:"shim_cgroup"` // path of the cgroup that shims go into; empty leaves them in the engine's
 
@@ -195,7 +196,7 @@ func (c *Config) decode(name string, data []byte) error {
 }
 
 var keys = []string{
-	"vmm", "qemu", "vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "host_network", "shim_cgroup",
+	"vmm", "qemu", "vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "host_network", "spare_interfaces", "shim_cgroup",
 	"missing_executable", "boot_timeout", "clock_interval", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
 }
 

@@ -58,6 +58,8 @@ type Network struct {
 	Taps   []Tap
 	Config *agentv1.ConfigureNetworkRequest
 	Notes  []string // what the guest does not get, for the log
+
+	indexes []int // by tap, the index of its interface; spare ones are beyond the end
 }
 
 // Tap is one interface's. The file holds the tap in being; it is the caller's.
@@ -81,9 +83,16 @@ func (n *Network) Close() {
 // maxInterfaces is more than anybody has, and what names leave room for.
 const maxInterfaces = 16
 
+// Spares says how many devices a guest has for interfaces that come later.
+type Spares struct {
+	Count int
+	// First is for a namespace that has no interface yet: there is one more.
+	First bool
+}
+
 // Connect connects every interface of the namespace at path; of the host's own, none. What an earlier try of the same
 // sandbox, or a sandbox that is gone, has left there is replaced. On error nothing is left.
-func Connect(path string, key Key) (n *Network, err error) {
+func Connect(path string, key Key, spares Spares) (n *Network, err error) {
 	err = inside(path, func(h *netlink.Handle) (err error) {
 		if err := disconnect(h, key); err != nil {
 			return err
@@ -108,8 +117,12 @@ func Connect(path string, key Key) (n *Network, err error) {
 			if err := join(h, key, link, tap.link); err != nil {
 				return err
 			}
+			n.indexes = append(n.indexes, link.Attrs().Index)
 		}
-		return nil
+		if len(there.links) == 0 && spares.First {
+			spares.Count++
+		}
+		return n.addSpares(h, key, spares.Count)
 	})
 	if errors.Is(err, errOwnNamespace) {
 		return &Network{Config: &agentv1.ConfigureNetworkRequest{}, Notes: []string{"the guest does not get the host's network"}}, nil

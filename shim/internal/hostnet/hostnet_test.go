@@ -50,7 +50,7 @@ func in(t *testing.T, path string, args ...string) string {
 
 func connect(t *testing.T, path, sandbox string) *Network {
 	t.Helper()
-	n, err := Connect(path, KeyOf(sandbox))
+	n, err := Connect(path, KeyOf(sandbox), Spares{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func TestOnlyOneVMHasAnInterface(t *testing.T) {
 	path, _ := namespace(t)
 	first := connect(t, path, "a")
 	before := traces(t, path)
-	if _, err := Connect(path, KeyOf("b")); err == nil || !strings.Contains(err.Error(), "another VM") {
+	if _, err := Connect(path, KeyOf("b"), Spares{}); err == nil || !strings.Contains(err.Error(), "another VM") {
 		t.Errorf("a second VM: %v", err)
 	}
 	if after := traces(t, path); after != before {
@@ -218,7 +218,7 @@ func TestAStaleTapDoesNotBlock(t *testing.T) {
 }
 
 func TestTheHostsOwnNamespaceIsLeftAlone(t *testing.T) {
-	n, err := Connect("/proc/self/ns/net", KeyOf("a"))
+	n, err := Connect("/proc/self/ns/net", KeyOf("a"), Spares{})
 	if err != nil || len(n.Taps) != 0 || len(n.Notes) != 1 {
 		t.Errorf("%+v, %v", n, err)
 	}
@@ -237,7 +237,7 @@ func TestNamespaceThatIsGone(t *testing.T) {
 			t.Errorf("%q: %v", path, err)
 		}
 	}
-	if _, err := Connect(file, KeyOf("a")); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := Connect(file, KeyOf("a"), Spares{}); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("connect: %v", err)
 	}
 }

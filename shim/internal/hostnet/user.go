@@ -60,14 +60,14 @@ func User(path string, key Key) (*UserNetwork, error) {
 			_ = tap.file.Close()
 			return fmt.Errorf("frames of tap %s: %w", key.tapName(0), err)
 		}
-		n.Taps = []Tap{{File: tap.file, MAC: key.spareMAC(), MTU: userMTU}}
+		n.Taps = []Tap{{File: tap.file, MAC: key.spareMAC(0), MTU: userMTU}}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("network namespace %s: %w", path, err)
 	}
 	n.NameServers = loopbackNameServers("/etc/resolv.conf")
-	n.configure(key.spareMAC())
+	n.configure(key.spareMAC(0))
 	return n, nil
 }
 

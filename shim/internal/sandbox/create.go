@@ -110,6 +110,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 		return err
 	}
 	v.forwardPorts()
+	v.followNetwork()
 	go s.listen(v)
 	return nil
 }

@@ -309,7 +309,7 @@ func bundleOf(t *testing.T, config string) string {
 		t.Fatal(err)
 	}
 	if config == "" {
-		config = `{"process": {"args": ["sh"], "cwd": "/"}, "root": {"path": "rootfs"}, "linux": {}}`
+		config = `{"process": {"args": ["sh"], "cwd": "/"}, "root": {"path": "rootfs"}, "linux": {"namespaces": [{"type": "network"}]}}`
 	}
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)

@@ -3,7 +3,9 @@ package sandbox
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/containerd/log"
@@ -25,49 +27,91 @@ const docker = "moby"
 func (v *vm) connectNetwork(spec *specs.Spec, namespace string, c *config.Config) (err error) {
 	path, asked := bundle.NetworkNamespace(spec)
 	v.netns = path
-	key := hostnet.KeyOf(string(v.dir))
+	v.late = asked && path == "" && namespace == docker
+	spares := hostnet.Spares{Count: int(c.SpareInterfaces), First: v.late}
 	switch {
 	case !asked && c.HostNetwork == config.HostNetworkNone:
-		return nil
 	case !asked:
 		err = v.connectUser(c.VMM)
 	case path != "":
-		v.network, err = hostnet.Connect(path, key)
-	case spec.Hooks != nil:
-		v.network, err = hostnet.Connect(v.ownNetns(), key)
-	}
-	if err == nil && asked && path == "" && namespace == docker && (v.network == nil || len(v.network.Taps) == 0) {
-		v.network, err = hostnet.Spare(v.ownNetns(), key)
-		v.spare = true
+		err = v.connectTo(path, spares)
+	case spec.Hooks != nil || v.late || spares.Count > 0:
+		err = v.connectTo(v.ownNetns(), spares)
 	}
 	if err != nil {
 		return fmt.Errorf("connect the VM: %w", err)
 	}
-	v.logNotes()
+	return nil
+}
+
+// connectTo connects the VM with a network namespace, of which it will follow what changes from here on.
+func (v *vm) connectTo(path string, spares hostnet.Spares) (err error) {
+	key := hostnet.KeyOf(string(v.dir))
+	if v.network, err = hostnet.Connect(path, key, spares); err != nil {
+		return err
+	}
+	logNotes(v.network.Notes)
+	if len(v.network.Taps) == 0 {
+		return nil
+	}
+	if v.follower, err = hostnet.Follow(path, key, v.network); err != nil {
+		return err
+	}
+	v.afterwards = append(v.afterwards, func() error {
+		v.follower.Close()
+		v.following.Wait()
+		return nil
+	})
 	return nil
 }
 
 // ownNetns is the path of the VMM's network namespace.
 func (v *vm) ownNetns() string { return fmt.Sprintf("/proc/%d/ns/net", v.machine.PID()) }
 
-func (v *vm) logNotes() {
-	if v.network != nil {
-		for _, note := range v.network.Notes {
-			log.L.Info(note)
-		}
+func logNotes(notes []string) {
+	for _, note := range notes {
+		log.L.Info(note)
 	}
 }
 
-// connectLate connects the spare device, before the sandbox's first process starts.
-func (v *vm) connectLate(ctx context.Context) (err error) {
-	if !v.spare {
+// connectLate connects what has come since Create, before the sandbox's first process starts.
+func (v *vm) connectLate(ctx context.Context) error {
+	if !v.late {
 		return nil
 	}
-	if v.network, err = hostnet.ConnectSpare(v.ownNetns(), hostnet.KeyOf(string(v.dir))); err != nil {
+	if err := v.syncNetwork(ctx); err != nil {
 		return fmt.Errorf("connect the VM: %w", err)
 	}
-	v.logNotes()
-	return v.configureNetwork(ctx)
+	return nil
+}
+
+// followNetwork keeps the guest's network what its namespace's is, until the VM ends.
+func (v *vm) followNetwork() {
+	if v.follower == nil {
+		return
+	}
+	v.following.Go(func() {
+		said := ""
+		for v.follower.Wait() {
+			err := v.syncNetwork(v.ctx)
+			if err != nil && v.ctx.Err() == nil && err.Error() != said {
+				said = err.Error()
+				log.L.WithError(err).Warn("follow the network")
+			}
+		}
+	})
+}
+
+// syncNetwork tells the guest what has changed.
+func (v *vm) syncNetwork(ctx context.Context) error {
+	v.syncing.Lock()
+	defer v.syncing.Unlock()
+	request, notes, err := v.follower.Sync()
+	logNotes(notes)
+	if request == nil {
+		return err
+	}
+	return errors.Join(err, v.tellNetwork(ctx, request))
 }
 
 // donateNICs gives the VMM its taps, which are its alone from then on.
@@ -91,10 +135,14 @@ func (v *vm) configureNetwork(ctx context.Context) error {
 	if v.network == nil || len(v.network.Config.Interfaces) == 0 {
 		return nil
 	}
-	if _, err := v.agent.ConfigureNetwork(ctx, v.network.Config); err != nil {
+	return v.tellNetwork(ctx, v.network.Config)
+}
+
+func (v *vm) tellNetwork(ctx context.Context, request *agentv1.ConfigureNetworkRequest) error {
+	if _, err := v.agent.ConfigureNetwork(ctx, request); err != nil {
 		var names []string
-		for _, i := range v.network.Config.Interfaces {
-			names = append(names, i.Name)
+		for _, i := range request.Interfaces {
+			names = append(names, cmp.Or(i.Name, net.HardwareAddr(i.Device).String()))
 		}
 		return fmt.Errorf("give the guest %s: %w", strings.Join(names, ", "), err)
 	}

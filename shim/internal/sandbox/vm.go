@@ -69,7 +69,11 @@ type vm struct {
 	netns   string           // path of the network namespace it is connected with, if that is not its own
 	network *hostnet.Network // nil without
 	ports   *publisher       // nil unless the network is one in user mode
-	spare   bool             // it has a device for an interface that may come before the start
+	late    bool             // an interface may come between Create and Start
+
+	follower  *hostnet.Follower // nil when there is nothing to follow
+	following sync.WaitGroup
+	syncing   sync.Mutex // the guest is told of one change after the other
 
 	afterwards []func() error // what is to end with the VM
 
