@@ -87,5 +87,5 @@ func TestNetworkThatChangesLater(t *testing.T) {
 	n.unchanged(traces)
 	n.del()
 	_ = exec.Command("ip", "link", "del", first["bridge"].(string)).Run()
-	before.expect(t)
+	before.Expect(t)
 }

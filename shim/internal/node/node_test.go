@@ -106,7 +106,7 @@ func TestInstallAndRemove(t *testing.T) {
 
 func TestInstallFromWhereMakeInstallPutsIt(t *testing.T) {
 	from := t.TempDir()
-	for name, dir := range map[string]string{shim: "bin", "husk": "bin", "husk-vmm": "lib/husk", "husk-kernel": "share/husk", "husk-initramfs": "share/husk"} {
+	for name, dir := range map[string]string{shim: "bin", "husk": "bin", "husk-vmm": "lib/husk", "husk-net": "lib/husk", "husk-kernel": "share/husk", "husk-initramfs": "share/husk"} {
 		write(t, filepath.Join(from, dir, name), name)
 	}
 	n := host(t, nil)
