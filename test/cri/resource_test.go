@@ -56,3 +56,29 @@ func TestLimitsOfContainers(t *testing.T) {
 		}
 	}
 }
+
+func TestNetworkStatisticsOfAPod(t *testing.T) {
+	p := newPod(t, func(c *cri.PodSandboxConfig) { c.Linux.CgroupParent = "/k8s.io/pod-of-pings" })
+	c := p.start(shell("pinger", idle))
+	eth0 := func() *cri.NetworkInterfaceUsage {
+		t.Helper()
+		r, err := runtime.PodSandboxStats(testContext(t), &cri.PodSandboxStatsRequest{PodSandboxId: p.id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := r.GetStats().GetLinux().GetNetwork().GetDefaultInterface()
+		if i.GetName() != "eth0" {
+			t.Fatalf("stats %v", r.Stats)
+		}
+		return i
+	}
+	before := eth0()
+	const size = 20 * 1000
+	if out, stderr, status := c.exec("ping", "-c", "20", "-s", "1000", "-A", "10.88.0.1"); status != 0 {
+		t.Fatalf("%d: %s%s", status, out, stderr)
+	}
+	eventually(t, "20 echoes were counted both ways", func() bool {
+		after := eth0()
+		return after.RxBytes.GetValue() >= before.RxBytes.GetValue()+size && after.TxBytes.GetValue() >= before.TxBytes.GetValue()+size
+	})
+}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,6 +33,20 @@ func hostDisk(t *testing.T) (major, minor uint32) {
 	return major, minor
 }
 
+// anyDisk is the number of one that this machine has.
+func anyDisk(t *testing.T) (major, minor uint32) {
+	t.Helper()
+	disks, _ := filepath.Glob("/sys/block/*/dev")
+	for _, disk := range disks {
+		text, err := os.ReadFile(disk)
+		if _, serr := fmt.Sscanf(string(text), "%d:%d", &major, &minor); err == nil && serr == nil {
+			return major, minor
+		}
+	}
+	t.Skip("this machine has no disk")
+	return 0, 0
+}
+
 // How long a write of 4 MiB to the root takes, in seconds by the guest's clock.
 const writing = "s() { cut -d' ' -f1 /proc/uptime; }; a=$(s); dd if=/dev/zero of=/f bs=64k count=64 conv=fsync 2>/dev/null; b=$(s); echo $a $b"
 
@@ -57,11 +72,9 @@ func TestIOLimitsHoldOnADisk(t *testing.T) {
 	update(t, b.id, fmt.Sprintf(`{"blockIO":{"throttleWriteBpsDevice":[{"major":%d,"minor":%d,"rate":1048576}]}}`, major, minor))
 	limited := b.timeWriting(t)
 	t.Logf("4 MiB take %.2f s, and %.2f with 1 MiB/s", free, limited)
-	if limited < 3.6 {
+	// Some of it the kernel may let through at once.
+	if limited < 3.6 || limited > 6+4*free {
 		t.Errorf("4 MiB were written in %.2f s, of which 1 MiB/s makes 4", limited)
-	}
-	if free >= limited {
-		t.Errorf("without a limit it takes as long: %.2f s", free)
 	}
 	update(t, b.id, fmt.Sprintf(`{"blockIO":{"throttleWriteBpsDevice":[{"major":%d,"minor":%d,"rate":0}]}}`, major, minor))
 	if again := b.timeWriting(t); again >= limited {
@@ -71,7 +84,7 @@ func TestIOLimitsHoldOnADisk(t *testing.T) {
 
 // Where the guest has no disk, the VMM serves its files, and is limited on the host.
 func TestIOLimitsHoldTheVMMOnTheHost(t *testing.T) {
-	major, minor := hostDisk(t)
+	major, minor := anyDisk(t)
 	s := newSpec(t, "sleep", "1000")
 	limit := specs.LinuxThrottleDevice{Rate: 32 << 20}
 	limit.Major, limit.Minor = int64(major), int64(minor)

@@ -9,42 +9,48 @@ import (
 // Device numbers a block device of the host.
 type Device struct{ Major, Minor int64 }
 
-// HostIO are the limits of I/O that hold the VMM on the host, which serves the guest's disks and shared directories.
-// Nil is none.
-func HostIO(r *specs.LinuxResources) *specs.LinuxBlockIO {
+// HostIO are the limits of I/O that hold the VMM on the host, which serves the guest's shared directories: all but those
+// of its disk. Nil is none.
+func HostIO(r *specs.LinuxResources, disk []Device) *specs.LinuxBlockIO {
 	if r == nil || r.BlockIO == nil {
 		return nil
 	}
-	io := *r.BlockIO
-	io.LeafWeight, io.WeightDevice = nil, nil
-	if !hasThrottle(&io) && (io.Weight == nil || *io.Weight == 0) {
+	io := throttlesOf(r.BlockIO, func(d Device) bool { return !slices.Contains(disk, d) })
+	if w := r.BlockIO.Weight; w != nil && *w != 0 {
+		io.Weight = w
+	}
+	if io.Weight == nil && !hasThrottle(io) {
 		return nil
 	}
-	return &io
+	return io
 }
 
-// DiskIO are those that the guest holds as well: of the host's devices that a disk of its stands for. Without them the
-// host's page cache would take writes at any speed. Nil is none.
+// DiskIO are those that the guest holds: of the host's devices that its disk stands for. On the host, the page cache
+// would take writes at any speed, and then again be slow to write them back. Nil is none.
 func DiskIO(r *specs.LinuxResources, disk []Device) *specs.LinuxBlockIO {
 	if r == nil || r.BlockIO == nil {
 		return nil
 	}
-	own := func(list []specs.LinuxThrottleDevice) (out []specs.LinuxThrottleDevice) {
+	io := throttlesOf(r.BlockIO, func(d Device) bool { return slices.Contains(disk, d) })
+	if !hasThrottle(io) {
+		return nil
+	}
+	return io
+}
+
+func throttlesOf(io *specs.LinuxBlockIO, of func(Device) bool) *specs.LinuxBlockIO {
+	choose := func(list []specs.LinuxThrottleDevice) (out []specs.LinuxThrottleDevice) {
 		for _, d := range list {
-			if slices.Contains(disk, Device{d.Major, d.Minor}) {
+			if of(Device{d.Major, d.Minor}) {
 				out = append(out, d)
 			}
 		}
 		return out
 	}
-	io := &specs.LinuxBlockIO{
-		ThrottleReadBpsDevice: own(r.BlockIO.ThrottleReadBpsDevice), ThrottleWriteBpsDevice: own(r.BlockIO.ThrottleWriteBpsDevice),
-		ThrottleReadIOPSDevice: own(r.BlockIO.ThrottleReadIOPSDevice), ThrottleWriteIOPSDevice: own(r.BlockIO.ThrottleWriteIOPSDevice),
+	return &specs.LinuxBlockIO{
+		ThrottleReadBpsDevice: choose(io.ThrottleReadBpsDevice), ThrottleWriteBpsDevice: choose(io.ThrottleWriteBpsDevice),
+		ThrottleReadIOPSDevice: choose(io.ThrottleReadIOPSDevice), ThrottleWriteIOPSDevice: choose(io.ThrottleWriteIOPSDevice),
 	}
-	if !hasThrottle(io) {
-		return nil
-	}
-	return io
 }
 
 func hasThrottle(io *specs.LinuxBlockIO) bool {

@@ -46,7 +46,7 @@ func UpdateOf(data []byte, spec *specs.Spec, disk []Device, size Size, c *config
 	if r.CPU != nil && r.CPU.Shares != nil {
 		u.Shares = *r.CPU.Shares
 	}
-	u.IO = HostIO(&r)
+	u.IO = HostIO(&r, disk)
 	own := DiskIO(&r, disk)
 	new(Guest).stripResources(&r)
 	r.BlockIO = own

@@ -102,7 +102,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 		return err
 	}
 	// The boot was husk's own I/O, and unlimited.
-	if err := v.limit(hostcgroup.Limits{IO: bundle.HostIO(spec.Linux.Resources)}); err != nil {
+	if err := v.limit(hostcgroup.Limits{IO: bundle.HostIO(spec.Linux.Resources, p.devices())}); err != nil {
 		return err
 	}
 	m := &member{first: true, prepared: p, spec: spec}
