@@ -27,11 +27,11 @@ func metrics(h host, _ []string) error {
 		return err
 	}
 	vcpu := &family{name: "husk_vcpu_seconds_total", kind: "counter", help: "CPU time of a guest's vCPUs."}
-	overhead := &family{name: "husk_overhead_seconds_total", kind: "counter", help: "CPU time of the VMM, and of QEMU where that runs, beside the vCPUs."}
+	overhead := &family{name: "husk_overhead_seconds_total", kind: "counter", help: "CPU time of the VMM, and of QEMU and husk-net where they run, beside the vCPUs."}
 	shim := &family{name: "husk_shim_seconds_total", kind: "counter", help: "CPU time of the shim."}
 	size := &family{name: "husk_vm_memory_bytes", kind: "gauge", help: "Memory that the guest was made with."}
 	guestMem := &family{name: "husk_guest_memory_bytes", kind: "gauge", help: "The guest's memory that is in use on the host."}
-	overheadMem := &family{name: "husk_overhead_memory_bytes", kind: "gauge", help: "Memory of the VMM, and of QEMU where that runs, beside the guest's."}
+	overheadMem := &family{name: "husk_overhead_memory_bytes", kind: "gauge", help: "Memory of the VMM, and of QEMU and husk-net where they run, beside the guest's."}
 	shimMem := &family{name: "husk_shim_memory_bytes", kind: "gauge", help: "Memory of the shim."}
 	for _, dir := range dirs {
 		s, err := dir.Load()

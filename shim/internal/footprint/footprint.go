@@ -18,18 +18,18 @@ import (
 // Footprint is a sandbox's. Times are since its start.
 type Footprint struct {
 	VCPUs       []time.Duration // what the guest ran, by vCPU
-	Overhead    time.Duration   // the VMM, and QEMU where that runs, beside the vCPUs
+	Overhead    time.Duration   // the VMM, and QEMU and husk-net where they run, beside the vCPUs
 	Guest       uint64          // bytes of the guest's memory that are in use on the host
-	OverheadMem uint64          // bytes of the VMM, and QEMU, beside it
+	OverheadMem uint64          // bytes of the VMM, QEMU and husk-net, beside it
 	Shim        time.Duration
 	ShimMem     uint64
 }
 
-// Of reads what the processes use: the VMM with all that it has started, and the shim. A process that has ended counts
+// Of reads what the processes use: the VMM with all that it has started, husk-net, and the shim. A process that has ended counts
 // nothing.
 func Of(shim, vmm int) (u Footprint, err error) {
 	times := map[int]time.Duration{}
-	for _, pid := range family(vmm) {
+	for _, pid := range append(family(vmm), network(shim)...) {
 		all, err := cpuTime(pid)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -73,6 +73,14 @@ func family(pid int) []int {
 		}
 	}
 	return list
+}
+
+// network is the process beside a shim's VMM that a guest with the host's network has.
+func network(shim int) []int {
+	return slices.DeleteFunc(family(shim), func(pid int) bool {
+		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		return string(name) != "husk-net\n"
+	})
 }
 
 // tick is the unit of a process's times, in every Linux.
