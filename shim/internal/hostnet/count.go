@@ -8,14 +8,17 @@ import (
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 )
 
-// Count is what has gone over the interfaces that the guest has, as the host counts: received is what came for the guest.
-// It does not ask the guest, which may say what it likes.
-func (n *Network) Count(path string) (list []*agentv1.StatsResponse_Network, err error) {
-	if n == nil || len(n.Config.GetInterfaces()) == 0 {
+// Count is what has gone over the interfaces that the guest has by now, as the host counts: received is what came for the
+// guest. It does not ask the guest, which may say what it likes.
+func (f *Follower) Count() (list []*agentv1.StatsResponse_Network, err error) {
+	f.mu.Lock()
+	interfaces := f.told.Interfaces
+	f.mu.Unlock()
+	if len(interfaces) == 0 {
 		return nil, nil
 	}
-	err = inside(path, func(h *netlink.Handle) error {
-		for _, i := range n.Config.Interfaces {
+	err = inside(f.path, func(h *netlink.Handle) error {
+		for _, i := range interfaces {
 			link, err := h.LinkByName(i.Name)
 			if gone(err) {
 				continue
@@ -34,7 +37,7 @@ func (n *Network) Count(path string) (list []*agentv1.StatsResponse_Network, err
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("network namespace %s: %w", path, err)
+		return nil, fmt.Errorf("network namespace %s: %w", f.path, err)
 	}
 	return list, nil
 }

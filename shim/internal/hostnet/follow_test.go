@@ -83,6 +83,9 @@ func TestInterfacesComeAndGo(t *testing.T) {
 		if len(r.Interfaces) != 1 || r.Interfaces[0].Name != "eth1" || !bytes.Equal(r.Interfaces[0].Device, spare) {
 			t.Fatalf("a new interface: %v", r)
 		}
+		if counted, err := f.Count(); err != nil || len(counted) != 2 || counted[1].Name != "eth1" {
+			t.Errorf("counted are %v, %v", counted, err)
+		}
 		// A further one finds no device; what there is stays.
 		in(t, path, "ip", "link", "add", "eth2", "type", "veth", "peer", "name", "peer2", "netns", filepath.Base(peer))
 		in(t, path, "ip", "link", "set", "eth2", "up")

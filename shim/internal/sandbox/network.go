@@ -151,7 +151,10 @@ func (v *vm) tellNetwork(ctx context.Context, request *agentv1.ConfigureNetworkR
 
 // countNetwork is what the sandbox has received and sent; none is known once the namespace is gone.
 func (v *vm) countNetwork() []*agentv1.StatsResponse_Network {
-	list, err := v.network.Count(cmp.Or(v.netns, v.ownNetns()))
+	if v.follower == nil {
+		return nil
+	}
+	list, err := v.follower.Count()
 	if err != nil {
 		log.L.WithError(err).Debug("no statistics of the network")
 	}
