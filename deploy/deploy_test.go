@@ -119,6 +119,14 @@ func TestRuntimeClasses(t *testing.T) {
 	}
 }
 
+func TestTheExampleIsAPodOfHusk(t *testing.T) {
+	for _, pod := range objects[core.Pod](t, "kubernetes/pod.yaml") {
+		if c := pod.Spec.RuntimeClassName; pod.Kind != "Pod" || c == nil || *c != "husk" || len(pod.Spec.Containers) != 1 {
+			t.Errorf("%+v", pod)
+		}
+	}
+}
+
 func TestDaemonSets(t *testing.T) {
 	commands := map[string]string{}
 	for _, set := range objects[apps.DaemonSet](t, "kubernetes/daemonset.yaml") {

@@ -20,7 +20,7 @@ import (
 
 func main() {
 	inside := flag.Bool("inside", false, "run here, whatever /dev/kvm says (set in the test host)")
-	rounds := flag.Int("n", 10, "rounds of each comparison")
+	rounds := flag.Int("n", 10, "rounds of each comparison; 0 measures memory alone")
 	flag.Parse()
 	if err := run(*inside, *rounds); err != nil {
 		var exit *exec.ExitError
@@ -40,11 +40,19 @@ func run(inside bool, rounds int) error {
 	tools := filepath.Dir(self)
 	if inside || kvm.Probe("/dev/kvm") == nil {
 		return with(tools, "kvm", rounds, func(b *bench) error {
+			if rounds == 0 {
+				return b.memory()
+			}
 			return errors.Join(b.containers(), b.machines(), b.memory())
 		})
 	}
 	fmt.Print("On QEMU, in software, right here:\n\n")
-	if err := with(tools, "qemu", rounds, (*bench).containers); err != nil {
+	if err := with(tools, "qemu", rounds, func(b *bench) error {
+		if rounds == 0 {
+			return b.memory()
+		}
+		return errors.Join(b.containers(), b.memory())
+	}); err != nil {
 		return err
 	}
 	fmt.Print("\nOn KVM, in the KVM test host:\n\n")

@@ -108,7 +108,8 @@ func (n *Node) configure(e engine, with bool) error {
 			err = errors.Join(err, edit.write(edit.old))
 		}
 		if len(edits) > 0 {
-			err = fmt.Errorf("%w; its old configuration is back", errors.Join(err, n.restart(e.name)))
+			// It is down now, so whether it is active is no question.
+			err = fmt.Errorf("%w; its old configuration is back", errors.Join(err, n.systemctl("restart", e.name)))
 		}
 		return err
 	}

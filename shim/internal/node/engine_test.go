@@ -182,14 +182,24 @@ func TestAnEngineThatDoesNotComeUpGetsItsConfigurationBack(t *testing.T) {
 	n := host(t, map[string]string{containerdConfig: "version = 2\n"})
 	systemd(t, n)
 	write(t, n.path("usr/bin/systemctl"), `#!/bin/sh
-[ $1 = restart ] || exit 0
-while read -r line; do case $line in *runtimes.husk*) exit 1;; esac; done </etc/containerd/config.toml
+read -r now </state
+case $1 in
+is-active) [ $now = active ]; exit ;;
+restart) now=active ;;
+esac
+while read -r line; do case $line in *runtimes.husk*) now=failed ;; esac; done </etc/containerd/config.toml
+echo $now >/state
+[ $now = active ]
 `)
+	write(t, n.path("state"), "active\n")
 	err := n.Install(build(t, "1"))
 	if err == nil || !strings.Contains(err.Error(), "its old configuration is back") {
 		t.Errorf("%v", err)
 	}
 	if now := text(t, n.path(containerdConfig)); now != "version = 2\n" {
 		t.Errorf("the configuration is\n%s", now)
+	}
+	if state := text(t, n.path("state")); state != "active\n" {
+		t.Errorf("and containerd is %s", state)
 	}
 }
