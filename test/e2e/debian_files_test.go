@@ -139,6 +139,35 @@ func TestTarUnpacksAsOnTheHost(t *testing.T) {
 	b.expect(t, "rm -r /srv/dir/guest/*; ls -A /srv/dir/guest", "")
 }
 
+// kernelSource is where the package of the guest kernel's source has it.
+const kernelSource = "/usr/src/linux-source-6.12.tar.xz"
+
+// Twenty thousand files of a kernel tree, unpacked in the container's root, are those that the host unpacks. Where
+// descriptors are few, the guest forgets some on the way.
+func TestAKernelTreeUnpacks(t *testing.T) {
+	if _, err := os.Stat(kernelSource); err != nil {
+		t.Skipf("no source of a kernel: %v", err)
+	}
+	needDebian(t)
+	dir := t.TempDir()
+	out, err := exec.Command("sh", "-ec", `mkdir "$1/tree"
+		xz -dc -T0 "$0" | tar -x --no-same-owner -C "$1/tree" --strip-components=1 --no-wildcards-match-slash --wildcards \
+			'*/Documentation' '*/include' '*/fs' '*/kernel' '*/mm'
+		tar -cf "$1/tree.tar" -C "$1/tree" .`, kernelSource, dir).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	b := debian(t, bindFlag(dir, "/srv/dir", "ro"))
+	b.run(t, "mkdir /root/tree; tar -xf /srv/dir/tree.tar -C /root/tree")
+	for _, look := range []string{
+		`cd "$0"; find . -printf '%y %m %T@ %l %p\n' | LC_ALL=C sort | sha256sum`,
+		`cd "$0"; find . -type f -print0 | LC_ALL=C sort -z | xargs -0 cat | sha256sum`,
+	} {
+		b.expect(t, "sh -ec '"+strings.ReplaceAll(look, "'", `'"'"'`)+"' /root/tree", output(t, "sh", "-ec", look, filepath.Join(dir, "tree")))
+	}
+	b.expect(t, "rm -r /root/tree; ls /root", "")
+}
+
 // What docker in a container does: an overlay whose upper and work directories are on virtio-fs.
 func TestOverlayOnTopOfVirtiofs(t *testing.T) {
 	dir := t.TempDir()

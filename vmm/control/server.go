@@ -175,6 +175,22 @@ func reason(r vcpu.Reason) vmmv1.WaitResponse_Reason {
 	}
 }
 
+// Crowded implements the API.
+func (s *Server) Crowded(ctx context.Context, _ *vmmv1.CrowdedRequest) (*vmmv1.CrowdedResponse, error) {
+	m := s.running()
+	if m == nil {
+		return nil, status.Error(codes.FailedPrecondition, "the machine is not booted")
+	}
+	select {
+	case <-m.Crowded():
+		return &vmmv1.CrowdedResponse{}, nil
+	case <-m.Done():
+		return nil, status.Error(codes.Unavailable, "the guest has ended")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // Pause implements the API.
 func (s *Server) Pause(context.Context, *vmmv1.PauseRequest) (*vmmv1.PauseResponse, error) {
 	return &vmmv1.PauseResponse{}, s.with((*machine.Machine).Pause)

@@ -105,6 +105,9 @@ func (m *Machine) AddShare(s Share) error {
 // RemoveShare takes one away; what is open of it stays usable.
 func (m *Machine) RemoveShare(name string) error { return m.shares.RemoveShare(name) }
 
+// Crowded receives when the guest should forget the files that it does not use.
+func (m *Machine) Crowded() <-chan struct{} { return m.shares.Crowded() }
+
 // Close ends the guest, if it still runs, and releases everything.
 func (m *Machine) Close() error {
 	var errs []error

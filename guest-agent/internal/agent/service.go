@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/huskvm/husk/guest-agent/internal/boot"
@@ -244,6 +245,15 @@ func (s *Service) SyncClock(_ context.Context, req *agentv1.SyncClockRequest) (*
 		return nil, translate(err)
 	}
 	return &agentv1.SyncClockResponse{Now: now.UnixNano()}, nil
+}
+
+// DropCaches is asked for when files that the guest remembers are too many for its host.
+func (s *Service) DropCaches(context.Context, *agentv1.DropCachesRequest) (*agentv1.DropCachesResponse, error) {
+	// What has pages is not forgotten, so these go too.
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+		return nil, translate(fmt.Errorf("drop the caches: %w", err))
+	}
+	return &agentv1.DropCachesResponse{}, nil
 }
 
 // Shutdown ends the VM; the caller learns it from the end of the connection.

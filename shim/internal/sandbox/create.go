@@ -195,6 +195,7 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) erro
 		return v.explain(err)
 	}
 	s.recordMarks(ctx, v, answer.Marks)
+	go s.keepRoom(v)
 	if interval := time.Duration(plan.config.ClockInterval); interval > 0 {
 		go s.keepClock(v, interval)
 	}

@@ -163,6 +163,11 @@ func (f vmmAPI) AddShare(_ context.Context, r *vmmv1.AddShareRequest) (*vmmv1.Ad
 	return &vmmv1.AddShareResponse{}, f.called("vmm.AddShare %s", r.Share.Name)
 }
 
+func (f vmmAPI) Crowded(ctx context.Context, _ *vmmv1.CrowdedRequest) (*vmmv1.CrowdedResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 func (f vmmAPI) RemoveShare(_ context.Context, r *vmmv1.RemoveShareRequest) (*vmmv1.RemoveShareResponse, error) {
 	return &vmmv1.RemoveShareResponse{}, f.called("vmm.RemoveShare %s", r.Name)
 }
@@ -214,6 +219,10 @@ func (f agentAPI) Pause(_ context.Context, r *agentv1.PauseRequest) (*agentv1.Pa
 
 func (f agentAPI) Resume(_ context.Context, r *agentv1.ResumeRequest) (*agentv1.ResumeResponse, error) {
 	return &agentv1.ResumeResponse{}, f.called("Resume %s", r.ContainerId)
+}
+
+func (f agentAPI) DropCaches(context.Context, *agentv1.DropCachesRequest) (*agentv1.DropCachesResponse, error) {
+	return &agentv1.DropCachesResponse{}, f.called("DropCaches")
 }
 
 func (f agentAPI) SyncClock(context.Context, *agentv1.SyncClockRequest) (*agentv1.SyncClockResponse, error) {

@@ -26,6 +26,7 @@ func main() {
 	var err error
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "serve":
+		manyFiles(log)
 		err = control.Serve(os.NewFile(3, "control"), os.NewFile(4, "donor"), list, log)
 	case len(os.Args) >= 2 && os.Args[1] == "run":
 		err = run(os.Args[2:], list, log)

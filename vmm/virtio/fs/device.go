@@ -80,6 +80,9 @@ func (d *Device) AddShareWith(name string, dir *os.File, opt passthrough.Options
 // RemoveShare takes a share away, in use or not. Afterwards no descriptor of it is open.
 func (d *Device) RemoveShare(name string) error { return d.server.RemoveShare(name) }
 
+// Crowded receives when the guest should forget what it does not use: descriptors run short.
+func (d *Device) Crowded() <-chan struct{} { return d.server.Crowded() }
+
 // ID implements virtio.Device.
 func (d *Device) ID() virtio.ID { return virtio.FS }
 

@@ -161,16 +161,50 @@ func TestConcurrentRequestsOfOneGuest(t *testing.T) {
 	}
 }
 
-func TestAGuestThatForgetsNothingRunsIntoItsLimit(t *testing.T) {
+// fewFiles lets the test's process have n descriptors.
+func fewFiles(t *testing.T, n uint64) {
+	t.Helper()
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		t.Fatal(err)
 	}
-	few := unix.Rlimit{Cur: 400, Max: lim.Max}
+	few := unix.Rlimit{Cur: n, Max: lim.Max}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &lim) }()
+	t.Cleanup(func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &lim) })
+}
+
+// A guest that is told in time has no limit.
+func TestAGuestThatForgetsWhenItIsCrowdedGoesOn(t *testing.T) {
+	fewFiles(t, 400)
+	dir := t.TempDir()
+	const n = 1000
+	for i := range n {
+		put(t, filepath.Join(dir, fmt.Sprint(i)), "")
+	}
+	c, share := shareOf(t, dir, passthrough.Options{})
+	var known []uint64
+	told := 0
+	for i := range n {
+		known = append(known, c.lookup(share, fmt.Sprint(i)).node)
+		select {
+		case <-c.dev.Crowded():
+			told++
+			for _, node := range known {
+				c.forget(node, 1)
+			}
+			known = known[:0]
+		default:
+		}
+	}
+	if told < 3 || told > 30 {
+		t.Errorf("told %d times", told)
+	}
+}
+
+func TestAGuestThatForgetsNothingRunsIntoItsLimit(t *testing.T) {
+	fewFiles(t, 400)
 	dir := t.TempDir()
 	const n = 300
 	for i := range n {

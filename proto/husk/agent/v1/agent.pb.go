@@ -2524,6 +2524,78 @@ func (x *SyncClockResponse) GetNow() int64 {
 	return 0
 }
 
+type DropCachesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropCachesRequest) Reset() {
+	*x = DropCachesRequest{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropCachesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropCachesRequest) ProtoMessage() {}
+
+func (x *DropCachesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropCachesRequest.ProtoReflect.Descriptor instead.
+func (*DropCachesRequest) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{45}
+}
+
+type DropCachesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropCachesResponse) Reset() {
+	*x = DropCachesResponse{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropCachesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropCachesResponse) ProtoMessage() {}
+
+func (x *DropCachesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropCachesResponse.ProtoReflect.Descriptor instead.
+func (*DropCachesResponse) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{46}
+}
+
 type ShutdownRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2532,7 +2604,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2616,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2629,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{45}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{47}
 }
 
 type ShutdownResponse struct {
@@ -2568,7 +2640,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2652,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2665,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{46}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{48}
 }
 
 type PidsResponse_Process struct {
@@ -2606,7 +2678,7 @@ type PidsResponse_Process struct {
 
 func (x *PidsResponse_Process) Reset() {
 	*x = PidsResponse_Process{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2618,7 +2690,7 @@ func (x *PidsResponse_Process) String() string {
 func (*PidsResponse_Process) ProtoMessage() {}
 
 func (x *PidsResponse_Process) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2662,7 +2734,7 @@ type StatsResponse_CPU struct {
 
 func (x *StatsResponse_CPU) Reset() {
 	*x = StatsResponse_CPU{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2746,7 @@ func (x *StatsResponse_CPU) String() string {
 func (*StatsResponse_CPU) ProtoMessage() {}
 
 func (x *StatsResponse_CPU) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +2818,7 @@ type StatsResponse_Memory struct {
 
 func (x *StatsResponse_Memory) Reset() {
 	*x = StatsResponse_Memory{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +2830,7 @@ func (x *StatsResponse_Memory) String() string {
 func (*StatsResponse_Memory) ProtoMessage() {}
 
 func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2826,7 +2898,7 @@ type StatsResponse_PIDs struct {
 
 func (x *StatsResponse_PIDs) Reset() {
 	*x = StatsResponse_PIDs{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2838,7 +2910,7 @@ func (x *StatsResponse_PIDs) String() string {
 func (*StatsResponse_PIDs) ProtoMessage() {}
 
 func (x *StatsResponse_PIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +2954,7 @@ type StatsResponse_IO struct {
 
 func (x *StatsResponse_IO) Reset() {
 	*x = StatsResponse_IO{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +2966,7 @@ func (x *StatsResponse_IO) String() string {
 func (*StatsResponse_IO) ProtoMessage() {}
 
 func (x *StatsResponse_IO) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2969,7 +3041,7 @@ type StatsResponse_Network struct {
 
 func (x *StatsResponse_Network) Reset() {
 	*x = StatsResponse_Network{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2981,7 +3053,7 @@ func (x *StatsResponse_Network) String() string {
 func (*StatsResponse_Network) ProtoMessage() {}
 
 func (x *StatsResponse_Network) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3070,7 +3142,7 @@ type NextEventResponse_Listeners struct {
 
 func (x *NextEventResponse_Listeners) Reset() {
 	*x = NextEventResponse_Listeners{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[55]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +3154,7 @@ func (x *NextEventResponse_Listeners) String() string {
 func (*NextEventResponse_Listeners) ProtoMessage() {}
 
 func (x *NextEventResponse_Listeners) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[55]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3115,7 +3187,7 @@ type NextEventResponse_Listener struct {
 
 func (x *NextEventResponse_Listener) Reset() {
 	*x = NextEventResponse_Listener{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[56]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3127,7 +3199,7 @@ func (x *NextEventResponse_Listener) String() string {
 func (*NextEventResponse_Listener) ProtoMessage() {}
 
 func (x *NextEventResponse_Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[56]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3166,7 +3238,7 @@ type NextEventResponse_OOM struct {
 
 func (x *NextEventResponse_OOM) Reset() {
 	*x = NextEventResponse_OOM{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[57]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3178,7 +3250,7 @@ func (x *NextEventResponse_OOM) String() string {
 func (*NextEventResponse_OOM) ProtoMessage() {}
 
 func (x *NextEventResponse_OOM) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[57]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3215,7 +3287,7 @@ type Interface_Prefix struct {
 
 func (x *Interface_Prefix) Reset() {
 	*x = Interface_Prefix{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[58]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3227,7 +3299,7 @@ func (x *Interface_Prefix) String() string {
 func (*Interface_Prefix) ProtoMessage() {}
 
 func (x *Interface_Prefix) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[58]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3506,9 +3578,11 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x10SyncClockRequest\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offsetJ\x04\b\x01\x10\x02\"%\n" +
 	"\x11SyncClockResponse\x12\x10\n" +
-	"\x03now\x18\x01 \x01(\x03R\x03now\"\x11\n" +
+	"\x03now\x18\x01 \x01(\x03R\x03now\"\x13\n" +
+	"\x11DropCachesRequest\"\x14\n" +
+	"\x12DropCachesResponse\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\xa7\f\n" +
+	"\x10ShutdownResponse2\xfa\f\n" +
 	"\x05Agent\x12N\n" +
 	"\tHandshake\x12\x1f.husk.agent.v1.HandshakeRequest\x1a .husk.agent.v1.HandshakeResponse\x12`\n" +
 	"\x0fCreateContainer\x12%.husk.agent.v1.CreateContainerRequest\x1a&.husk.agent.v1.CreateContainerResponse\x12T\n" +
@@ -3528,7 +3602,9 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\tNextEvent\x12\x1f.husk.agent.v1.NextEventRequest\x1a .husk.agent.v1.NextEventResponse\x12c\n" +
 	"\x10ConfigureNetwork\x12&.husk.agent.v1.ConfigureNetworkRequest\x1a'.husk.agent.v1.ConfigureNetworkResponse\x12H\n" +
 	"\aForward\x12\x1d.husk.agent.v1.ForwardRequest\x1a\x1e.husk.agent.v1.ForwardResponse\x12N\n" +
-	"\tSyncClock\x12\x1f.husk.agent.v1.SyncClockRequest\x1a .husk.agent.v1.SyncClockResponse\x12K\n" +
+	"\tSyncClock\x12\x1f.husk.agent.v1.SyncClockRequest\x1a .husk.agent.v1.SyncClockResponse\x12Q\n" +
+	"\n" +
+	"DropCaches\x12 .husk.agent.v1.DropCachesRequest\x1a!.husk.agent.v1.DropCachesResponse\x12K\n" +
 	"\bShutdown\x12\x1e.husk.agent.v1.ShutdownRequest\x1a\x1f.husk.agent.v1.ShutdownResponseB4Z2github.com/huskvm/husk/proto/husk/agent/v1;agentv1b\x06proto3"
 
 var (
@@ -3543,7 +3619,7 @@ func file_husk_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_husk_agent_v1_agent_proto_rawDescData
 }
 
-var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_husk_agent_v1_agent_proto_goTypes = []any{
 	(*HandshakeRequest)(nil),            // 0: husk.agent.v1.HandshakeRequest
 	(*HandshakeResponse)(nil),           // 1: husk.agent.v1.HandshakeResponse
@@ -3590,20 +3666,22 @@ var file_husk_agent_v1_agent_proto_goTypes = []any{
 	(*Neighbour)(nil),                   // 42: husk.agent.v1.Neighbour
 	(*SyncClockRequest)(nil),            // 43: husk.agent.v1.SyncClockRequest
 	(*SyncClockResponse)(nil),           // 44: husk.agent.v1.SyncClockResponse
-	(*ShutdownRequest)(nil),             // 45: husk.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),            // 46: husk.agent.v1.ShutdownResponse
-	(*PidsResponse_Process)(nil),        // 47: husk.agent.v1.PidsResponse.Process
-	(*StatsResponse_CPU)(nil),           // 48: husk.agent.v1.StatsResponse.CPU
-	(*StatsResponse_Memory)(nil),        // 49: husk.agent.v1.StatsResponse.Memory
-	(*StatsResponse_PIDs)(nil),          // 50: husk.agent.v1.StatsResponse.PIDs
-	(*StatsResponse_IO)(nil),            // 51: husk.agent.v1.StatsResponse.IO
-	(*StatsResponse_Network)(nil),       // 52: husk.agent.v1.StatsResponse.Network
-	nil,                                 // 53: husk.agent.v1.StatsResponse.Memory.StatEntry
-	nil,                                 // 54: husk.agent.v1.StatsResponse.Memory.EventsEntry
-	(*NextEventResponse_Listeners)(nil), // 55: husk.agent.v1.NextEventResponse.Listeners
-	(*NextEventResponse_Listener)(nil),  // 56: husk.agent.v1.NextEventResponse.Listener
-	(*NextEventResponse_OOM)(nil),       // 57: husk.agent.v1.NextEventResponse.OOM
-	(*Interface_Prefix)(nil),            // 58: husk.agent.v1.Interface.Prefix
+	(*DropCachesRequest)(nil),           // 45: husk.agent.v1.DropCachesRequest
+	(*DropCachesResponse)(nil),          // 46: husk.agent.v1.DropCachesResponse
+	(*ShutdownRequest)(nil),             // 47: husk.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),            // 48: husk.agent.v1.ShutdownResponse
+	(*PidsResponse_Process)(nil),        // 49: husk.agent.v1.PidsResponse.Process
+	(*StatsResponse_CPU)(nil),           // 50: husk.agent.v1.StatsResponse.CPU
+	(*StatsResponse_Memory)(nil),        // 51: husk.agent.v1.StatsResponse.Memory
+	(*StatsResponse_PIDs)(nil),          // 52: husk.agent.v1.StatsResponse.PIDs
+	(*StatsResponse_IO)(nil),            // 53: husk.agent.v1.StatsResponse.IO
+	(*StatsResponse_Network)(nil),       // 54: husk.agent.v1.StatsResponse.Network
+	nil,                                 // 55: husk.agent.v1.StatsResponse.Memory.StatEntry
+	nil,                                 // 56: husk.agent.v1.StatsResponse.Memory.EventsEntry
+	(*NextEventResponse_Listeners)(nil), // 57: husk.agent.v1.NextEventResponse.Listeners
+	(*NextEventResponse_Listener)(nil),  // 58: husk.agent.v1.NextEventResponse.Listener
+	(*NextEventResponse_OOM)(nil),       // 59: husk.agent.v1.NextEventResponse.OOM
+	(*Interface_Prefix)(nil),            // 60: husk.agent.v1.Interface.Prefix
 }
 var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: husk.agent.v1.HandshakeResponse.marks:type_name -> husk.agent.v1.Mark
@@ -3613,23 +3691,23 @@ var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	3,  // 4: husk.agent.v1.ExecProcessRequest.stdio:type_name -> husk.agent.v1.Stdio
 	14, // 5: husk.agent.v1.WaitProcessResponse.exit:type_name -> husk.agent.v1.Exit
 	14, // 6: husk.agent.v1.DeleteProcessResponse.exit:type_name -> husk.agent.v1.Exit
-	47, // 7: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
-	48, // 8: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
-	49, // 9: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
-	50, // 10: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
-	51, // 11: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
-	52, // 12: husk.agent.v1.StatsResponse.network:type_name -> husk.agent.v1.StatsResponse.Network
-	57, // 13: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
-	55, // 14: husk.agent.v1.NextEventResponse.listeners:type_name -> husk.agent.v1.NextEventResponse.Listeners
+	49, // 7: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
+	50, // 8: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
+	51, // 9: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
+	52, // 10: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
+	53, // 11: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
+	54, // 12: husk.agent.v1.StatsResponse.network:type_name -> husk.agent.v1.StatsResponse.Network
+	59, // 13: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
+	57, // 14: husk.agent.v1.NextEventResponse.listeners:type_name -> husk.agent.v1.NextEventResponse.Listeners
 	40, // 15: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
 	41, // 16: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
 	42, // 17: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
 	35, // 18: husk.agent.v1.ConfigureNetworkRequest.gone:type_name -> husk.agent.v1.ConfigureNetworkRequest
 	36, // 19: husk.agent.v1.ConfigureNetworkRequest.name_servers:type_name -> husk.agent.v1.NameServer
-	58, // 20: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
-	53, // 21: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
-	54, // 22: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
-	56, // 23: husk.agent.v1.NextEventResponse.Listeners.listeners:type_name -> husk.agent.v1.NextEventResponse.Listener
+	60, // 20: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
+	55, // 21: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
+	56, // 22: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
+	58, // 23: husk.agent.v1.NextEventResponse.Listeners.listeners:type_name -> husk.agent.v1.NextEventResponse.Listener
 	0,  // 24: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
 	6,  // 25: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
 	8,  // 26: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
@@ -3648,28 +3726,30 @@ var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	35, // 39: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
 	38, // 40: husk.agent.v1.Agent.Forward:input_type -> husk.agent.v1.ForwardRequest
 	43, // 41: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
-	45, // 42: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
-	1,  // 43: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
-	7,  // 44: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
-	9,  // 45: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
-	11, // 46: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
-	13, // 47: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
-	16, // 48: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
-	18, // 49: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
-	20, // 50: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
-	22, // 51: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
-	24, // 52: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
-	26, // 53: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
-	28, // 54: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
-	30, // 55: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
-	32, // 56: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
-	34, // 57: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
-	37, // 58: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
-	39, // 59: husk.agent.v1.Agent.Forward:output_type -> husk.agent.v1.ForwardResponse
-	44, // 60: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
-	46, // 61: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
-	43, // [43:62] is the sub-list for method output_type
-	24, // [24:43] is the sub-list for method input_type
+	45, // 42: husk.agent.v1.Agent.DropCaches:input_type -> husk.agent.v1.DropCachesRequest
+	47, // 43: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
+	1,  // 44: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
+	7,  // 45: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
+	9,  // 46: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
+	11, // 47: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
+	13, // 48: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
+	16, // 49: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
+	18, // 50: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
+	20, // 51: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
+	22, // 52: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
+	24, // 53: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
+	26, // 54: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
+	28, // 55: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
+	30, // 56: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
+	32, // 57: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
+	34, // 58: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
+	37, // 59: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
+	39, // 60: husk.agent.v1.Agent.Forward:output_type -> husk.agent.v1.ForwardResponse
+	44, // 61: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
+	46, // 62: husk.agent.v1.Agent.DropCaches:output_type -> husk.agent.v1.DropCachesResponse
+	48, // 63: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
+	44, // [44:64] is the sub-list for method output_type
+	24, // [24:44] is the sub-list for method input_type
 	24, // [24:24] is the sub-list for extension type_name
 	24, // [24:24] is the sub-list for extension extendee
 	0,  // [0:24] is the sub-list for field type_name
@@ -3691,7 +3771,7 @@ func file_husk_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_husk_agent_v1_agent_proto_rawDesc), len(file_husk_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   59,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ type AgentService interface {
 	ConfigureNetwork(context.Context, *ConfigureNetworkRequest) (*ConfigureNetworkResponse, error)
 	Forward(context.Context, *ForwardRequest) (*ForwardResponse, error)
 	SyncClock(context.Context, *SyncClockRequest) (*SyncClockResponse, error)
+	DropCaches(context.Context, *DropCachesRequest) (*DropCachesResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
 
@@ -157,6 +158,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.SyncClock(ctx, &req)
+			},
+			"DropCaches": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req DropCachesRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.DropCaches(ctx, &req)
 			},
 			"Shutdown": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ShutdownRequest
@@ -318,6 +326,14 @@ func (c *agentClient) Forward(ctx context.Context, req *ForwardRequest) (*Forwar
 func (c *agentClient) SyncClock(ctx context.Context, req *SyncClockRequest) (*SyncClockResponse, error) {
 	var resp SyncClockResponse
 	if err := c.client.Call(ctx, "husk.agent.v1.Agent", "SyncClock", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) DropCaches(ctx context.Context, req *DropCachesRequest) (*DropCachesResponse, error) {
+	var resp DropCachesResponse
+	if err := c.client.Call(ctx, "husk.agent.v1.Agent", "DropCaches", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -1157,6 +1157,78 @@ func (*RemoveShareResponse) Descriptor() ([]byte, []int) {
 	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{20}
 }
 
+type CrowdedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CrowdedRequest) Reset() {
+	*x = CrowdedRequest{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CrowdedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CrowdedRequest) ProtoMessage() {}
+
+func (x *CrowdedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CrowdedRequest.ProtoReflect.Descriptor instead.
+func (*CrowdedRequest) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{21}
+}
+
+type CrowdedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CrowdedResponse) Reset() {
+	*x = CrowdedResponse{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CrowdedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CrowdedResponse) ProtoMessage() {}
+
+func (x *CrowdedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CrowdedResponse.ProtoReflect.Descriptor instead.
+func (*CrowdedResponse) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{22}
+}
+
 var File_husk_vmm_v1_vmm_proto protoreflect.FileDescriptor
 
 const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
@@ -1233,7 +1305,9 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x10AddShareResponse\"(\n" +
 	"\x12RemoveShareRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x15\n" +
-	"\x13RemoveShareResponse2\xda\x03\n" +
+	"\x13RemoveShareResponse\"\x10\n" +
+	"\x0eCrowdedRequest\"\x11\n" +
+	"\x0fCrowdedResponse2\xa0\x04\n" +
 	"\x03VMM\x12;\n" +
 	"\x04Boot\x12\x18.husk.vmm.v1.BootRequest\x1a\x19.husk.vmm.v1.BootResponse\x12;\n" +
 	"\x04Wait\x12\x18.husk.vmm.v1.WaitRequest\x1a\x19.husk.vmm.v1.WaitResponse\x12>\n" +
@@ -1241,7 +1315,8 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x06Resume\x12\x1a.husk.vmm.v1.ResumeRequest\x1a\x1b.husk.vmm.v1.ResumeResponse\x12;\n" +
 	"\x04Info\x12\x18.husk.vmm.v1.InfoRequest\x1a\x19.husk.vmm.v1.InfoResponse\x12G\n" +
 	"\bAddShare\x12\x1c.husk.vmm.v1.AddShareRequest\x1a\x1d.husk.vmm.v1.AddShareResponse\x12P\n" +
-	"\vRemoveShare\x12\x1f.husk.vmm.v1.RemoveShareRequest\x1a .husk.vmm.v1.RemoveShareResponseB0Z.github.com/huskvm/husk/proto/husk/vmm/v1;vmmv1b\x06proto3"
+	"\vRemoveShare\x12\x1f.husk.vmm.v1.RemoveShareRequest\x1a .husk.vmm.v1.RemoveShareResponse\x12D\n" +
+	"\aCrowded\x12\x1b.husk.vmm.v1.CrowdedRequest\x1a\x1c.husk.vmm.v1.CrowdedResponseB0Z.github.com/huskvm/husk/proto/husk/vmm/v1;vmmv1b\x06proto3"
 
 var (
 	file_husk_vmm_v1_vmm_proto_rawDescOnce sync.Once
@@ -1256,7 +1331,7 @@ func file_husk_vmm_v1_vmm_proto_rawDescGZIP() []byte {
 }
 
 var file_husk_vmm_v1_vmm_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_husk_vmm_v1_vmm_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_husk_vmm_v1_vmm_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_husk_vmm_v1_vmm_proto_goTypes = []any{
 	(WaitResponse_Reason)(0),    // 0: husk.vmm.v1.WaitResponse.Reason
 	(*BootRequest)(nil),         // 1: husk.vmm.v1.BootRequest
@@ -1280,7 +1355,9 @@ var file_husk_vmm_v1_vmm_proto_goTypes = []any{
 	(*AddShareResponse)(nil),    // 19: husk.vmm.v1.AddShareResponse
 	(*RemoveShareRequest)(nil),  // 20: husk.vmm.v1.RemoveShareRequest
 	(*RemoveShareResponse)(nil), // 21: husk.vmm.v1.RemoveShareResponse
-	nil,                         // 22: husk.vmm.v1.InfoResponse.ExitsEntry
+	(*CrowdedRequest)(nil),      // 22: husk.vmm.v1.CrowdedRequest
+	(*CrowdedResponse)(nil),     // 23: husk.vmm.v1.CrowdedResponse
+	nil,                         // 24: husk.vmm.v1.InfoResponse.ExitsEntry
 }
 var file_husk_vmm_v1_vmm_proto_depIdxs = []int32{
 	3,  // 0: husk.vmm.v1.BootRequest.vsock:type_name -> husk.vmm.v1.Vsock
@@ -1291,7 +1368,7 @@ var file_husk_vmm_v1_vmm_proto_depIdxs = []int32{
 	6,  // 5: husk.vmm.v1.BootRequest.nics:type_name -> husk.vmm.v1.NIC
 	0,  // 6: husk.vmm.v1.WaitResponse.reason:type_name -> husk.vmm.v1.WaitResponse.Reason
 	17, // 7: husk.vmm.v1.InfoResponse.marks:type_name -> husk.vmm.v1.Mark
-	22, // 8: husk.vmm.v1.InfoResponse.exits:type_name -> husk.vmm.v1.InfoResponse.ExitsEntry
+	24, // 8: husk.vmm.v1.InfoResponse.exits:type_name -> husk.vmm.v1.InfoResponse.ExitsEntry
 	4,  // 9: husk.vmm.v1.AddShareRequest.share:type_name -> husk.vmm.v1.Share
 	1,  // 10: husk.vmm.v1.VMM.Boot:input_type -> husk.vmm.v1.BootRequest
 	9,  // 11: husk.vmm.v1.VMM.Wait:input_type -> husk.vmm.v1.WaitRequest
@@ -1300,15 +1377,17 @@ var file_husk_vmm_v1_vmm_proto_depIdxs = []int32{
 	15, // 14: husk.vmm.v1.VMM.Info:input_type -> husk.vmm.v1.InfoRequest
 	18, // 15: husk.vmm.v1.VMM.AddShare:input_type -> husk.vmm.v1.AddShareRequest
 	20, // 16: husk.vmm.v1.VMM.RemoveShare:input_type -> husk.vmm.v1.RemoveShareRequest
-	8,  // 17: husk.vmm.v1.VMM.Boot:output_type -> husk.vmm.v1.BootResponse
-	10, // 18: husk.vmm.v1.VMM.Wait:output_type -> husk.vmm.v1.WaitResponse
-	12, // 19: husk.vmm.v1.VMM.Pause:output_type -> husk.vmm.v1.PauseResponse
-	14, // 20: husk.vmm.v1.VMM.Resume:output_type -> husk.vmm.v1.ResumeResponse
-	16, // 21: husk.vmm.v1.VMM.Info:output_type -> husk.vmm.v1.InfoResponse
-	19, // 22: husk.vmm.v1.VMM.AddShare:output_type -> husk.vmm.v1.AddShareResponse
-	21, // 23: husk.vmm.v1.VMM.RemoveShare:output_type -> husk.vmm.v1.RemoveShareResponse
-	17, // [17:24] is the sub-list for method output_type
-	10, // [10:17] is the sub-list for method input_type
+	22, // 17: husk.vmm.v1.VMM.Crowded:input_type -> husk.vmm.v1.CrowdedRequest
+	8,  // 18: husk.vmm.v1.VMM.Boot:output_type -> husk.vmm.v1.BootResponse
+	10, // 19: husk.vmm.v1.VMM.Wait:output_type -> husk.vmm.v1.WaitResponse
+	12, // 20: husk.vmm.v1.VMM.Pause:output_type -> husk.vmm.v1.PauseResponse
+	14, // 21: husk.vmm.v1.VMM.Resume:output_type -> husk.vmm.v1.ResumeResponse
+	16, // 22: husk.vmm.v1.VMM.Info:output_type -> husk.vmm.v1.InfoResponse
+	19, // 23: husk.vmm.v1.VMM.AddShare:output_type -> husk.vmm.v1.AddShareResponse
+	21, // 24: husk.vmm.v1.VMM.RemoveShare:output_type -> husk.vmm.v1.RemoveShareResponse
+	23, // 25: husk.vmm.v1.VMM.Crowded:output_type -> husk.vmm.v1.CrowdedResponse
+	18, // [18:26] is the sub-list for method output_type
+	10, // [10:18] is the sub-list for method input_type
 	10, // [10:10] is the sub-list for extension type_name
 	10, // [10:10] is the sub-list for extension extendee
 	0,  // [0:10] is the sub-list for field type_name
@@ -1325,7 +1404,7 @@ func file_husk_vmm_v1_vmm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_husk_vmm_v1_vmm_proto_rawDesc), len(file_husk_vmm_v1_vmm_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

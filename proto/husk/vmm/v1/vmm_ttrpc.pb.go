@@ -15,6 +15,7 @@ type VMMService interface {
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
 	AddShare(context.Context, *AddShareRequest) (*AddShareResponse, error)
 	RemoveShare(context.Context, *RemoveShareRequest) (*RemoveShareResponse, error)
+	Crowded(context.Context, *CrowdedRequest) (*CrowdedResponse, error)
 }
 
 func RegisterVMMService(srv *ttrpc.Server, svc VMMService) {
@@ -68,6 +69,13 @@ func RegisterVMMService(srv *ttrpc.Server, svc VMMService) {
 					return nil, err
 				}
 				return svc.RemoveShare(ctx, &req)
+			},
+			"Crowded": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req CrowdedRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Crowded(ctx, &req)
 			},
 		},
 	})
@@ -134,6 +142,14 @@ func (c *vmmClient) AddShare(ctx context.Context, req *AddShareRequest) (*AddSha
 func (c *vmmClient) RemoveShare(ctx context.Context, req *RemoveShareRequest) (*RemoveShareResponse, error) {
 	var resp RemoveShareResponse
 	if err := c.client.Call(ctx, "husk.vmm.v1.VMM", "RemoveShare", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *vmmClient) Crowded(ctx context.Context, req *CrowdedRequest) (*CrowdedResponse, error) {
+	var resp CrowdedResponse
+	if err := c.client.Call(ctx, "husk.vmm.v1.VMM", "Crowded", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -43,7 +43,7 @@ func (c *call) init() unix.Errno {
 		}
 	}
 	caps &= wanted
-	c.srv.begin(newSession(c.args.Big, caps, c.srv.limit))
+	c.srv.begin(newSession(c.args.Big, caps, c.srv.limit, c.srv.crowded))
 
 	c.reply.U32(fuse.Major)
 	c.reply.U32(min(minor, fuse.Minor))

@@ -73,12 +73,13 @@ type Server struct {
 	nextID uint64
 
 	session atomic.Pointer[session] // nil until INIT
+	crowded chan struct{}
 	calls   sync.Pool
 }
 
 // New returns a server without shares. The process must still see /proc. Its umask becomes 0: modes come from
 // the client, to the letter. RLIMIT_NOFILE should be as high as it can be, since a client's cached inodes are a
-// descriptor each; a client that wants more gets ENFILE.
+// descriptor each; a client that wants more, and does not forget others, gets ENFILE (see Crowded).
 func New() (*Server, error) {
 	proc, err := openProcDir()
 	if err != nil {
@@ -92,7 +93,7 @@ func New() (*Server, error) {
 	unix.Umask(0)
 	s := &Server{
 		proc: proc, uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()),
-		limit: descriptorLimit(lim.Cur), shares: map[string]*share{},
+		limit: descriptorLimit(lim.Cur), shares: map[string]*share{}, crowded: make(chan struct{}, 1),
 	}
 	s.calls.New = func() any { return &call{srv: s} }
 	return s, nil

@@ -28,6 +28,11 @@ type session struct {
 	handles map[uint64]*handle
 	devices map[uint64]uint64 // st_dev to a small number
 	nextID  uint64            // of nodes and handles; never used again
+
+	crowded  chan<- struct{}
+	told     bool          // that it is crowded
+	hopeless bool          // nobody makes room
+	room     chan struct{} // closed when there is some; nil when nobody waits
 }
 
 // nodeKey says which inode of the host a node is. A share is part of it, since rights hang on it, and so is the
@@ -65,13 +70,13 @@ type handle struct {
 	dirPos int64      // where fd is; -1 when unknown
 }
 
-func newSession(big bool, caps uint64, limit int) *session {
+func newSession(big bool, caps uint64, limit int, crowded chan<- struct{}) *session {
 	root := &node{id: fuse.RootID, fd: -1, typ: unix.S_IFDIR}
 	root.refs.Store(1)
 	return &session{
 		big: big, caps: caps, limit: limit, root: root,
 		nodes: map[uint64]*node{fuse.RootID: root}, keys: map[nodeKey]*node{},
-		handles: map[uint64]*handle{}, devices: map[uint64]uint64{}, nextID: fuse.RootID,
+		handles: map[uint64]*handle{}, devices: map[uint64]uint64{}, nextID: fuse.RootID, crowded: crowded,
 	}
 }
 
@@ -92,26 +97,36 @@ func (s *session) intern(parent *node, sh *share, fd int, st *unix.Statx_t) (*no
 	key := nodeKey{sh, unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino, st.Mnt_id}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.dropped || sh.removed.Load() {
-		_ = unix.Close(fd)
-		return nil, unix.ESTALE
+	n, e := s.known(key)
+	if n == nil && e == 0 && s.count() >= s.limit {
+		if e = s.makeRoom(); e == 0 {
+			n, e = s.known(key) // much may have happened
+		}
 	}
-	if n := s.keys[key]; n != nil {
+	if n != nil || e != 0 {
 		_ = unix.Close(fd)
-		n.lookups++
-		n.refs.Add(1)
-		return n, 0
-	}
-	if len(s.nodes)+len(s.handles) >= s.limit {
-		_ = unix.Close(fd)
-		return nil, unix.ENFILE
+		return n, e
 	}
 	s.nextID++
-	n := &node{id: s.nextID, key: key, share: sh, fd: fd, typ: uint32(st.Mode) & unix.S_IFMT, lookups: 1}
+	n = &node{id: s.nextID, key: key, share: sh, fd: fd, typ: uint32(st.Mode) & unix.S_IFMT, lookups: 1}
 	n.submount, n.inoMask = s.place(parent, n)
 	n.refs.Store(2)
 	sh.open.Add(1)
 	s.nodes[n.id], s.keys[key] = n, n
+	s.noteCrowd()
+	return n, 0
+}
+
+// known returns the node of an inode, if there is one, with one lookup more, and for use until put.
+func (s *session) known(key nodeKey) (*node, unix.Errno) {
+	if s.dropped || key.share.removed.Load() {
+		return nil, unix.ESTALE
+	}
+	n := s.keys[key]
+	if n != nil {
+		n.lookups++
+		n.refs.Add(1)
+	}
 	return n, 0
 }
 
@@ -167,6 +182,7 @@ func (s *session) forget(id, lookups uint64) {
 	if gone {
 		delete(s.nodes, id)
 		delete(s.keys, n.key)
+		s.noteRoom()
 	}
 	s.mu.Unlock()
 	if gone {
@@ -180,11 +196,11 @@ func (s *session) addHandle(n *node, fd int, writable bool) (*handle, unix.Errno
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := unix.Errno(0)
-	switch {
-	case s.dropped || (n.share != nil && n.share.removed.Load()):
+	if s.count() >= s.limit {
+		e = s.makeRoom()
+	}
+	if s.dropped || (n.share != nil && n.share.removed.Load()) {
 		e = unix.ESTALE
-	case len(s.nodes)+len(s.handles) >= s.limit:
-		e = unix.ENFILE
 	}
 	if e != 0 {
 		closeFD(fd)
@@ -195,6 +211,7 @@ func (s *session) addHandle(n *node, fd int, writable bool) (*handle, unix.Errno
 	h.refs.Store(1)
 	n.refs.Add(1)
 	s.handles[h.id] = h
+	s.noteCrowd()
 	return h, 0
 }
 
@@ -215,6 +232,7 @@ func (s *session) release(h *handle) {
 	s.mu.Lock()
 	listed := s.handles[h.id] == h
 	delete(s.handles, h.id)
+	s.noteRoom()
 	s.mu.Unlock()
 	if listed {
 		h.put()
@@ -240,6 +258,7 @@ func (s *session) drop(sh *share) {
 			nodes = append(nodes, n)
 		}
 	}
+	s.noteRoom()
 	s.mu.Unlock()
 	for _, h := range handles {
 		h.put()
