@@ -79,3 +79,27 @@ func TestVolumesOfAPod(t *testing.T) {
 	one.remove()
 	two.expectOutput("shared\nmore", "cat /disk/y")
 }
+
+// The kubelet mounts a subPath when the container comes, and the pod's VM is there already.
+func TestAVolumeMountedAfterThePodsStart(t *testing.T) {
+	volume, target := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(volume, "file"), []byte("of the volume"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := newPod(t)
+	p.start(shell("first", idle))
+	if err := unix.Mount(volume, target, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
+	config := shell("late", idle)
+	config.Mounts = []*cri.Mount{{HostPath: target, ContainerPath: "/volume"}}
+	c := p.start(config)
+	c.expectOutput("of the volume", "cat /volume/file")
+	// It is the host's to unmount when the container is gone.
+	c.stop(0)
+	c.remove()
+	if err := unix.Unmount(target, 0); err != nil {
+		t.Error(err)
+	}
+}

@@ -93,6 +93,7 @@ func TestProcessAttributes(t *testing.T) {
 		want  string
 	}{
 		{"user", []string{"--user", "1000:1000"}, []string{"id"}, "uid=1000(user) gid=1000(user)"},
+		{"user by name", []string{"--user", "user"}, []string{"id"}, "uid=1000(user) gid=1000(user)"},
 		{"environment", []string{"--env", "HUSK=yes"}, []string{"sh", "-c", "echo $HUSK"}, "yes\n"},
 		{"working directory", []string{"--cwd", "/home/user"}, []string{"pwd"}, "/home/user\n"},
 		{"read-only root", []string{"--read-only"}, []string{"sh", "-c", "touch /x 2>&1"}, "Read-only file system"},

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,6 +91,32 @@ func TestPostStopHooksRunAfterAKilledShim(t *testing.T) {
 	_ = shared.Ctr(testContext(t), "container", "rm", id).Run()
 	eventually(t, "poststop", func() bool { return strings.HasSuffix(said(), "poststop stopped") })
 	before.Expect(t)
+}
+
+// A createContainer hook is a program of the guest, in the container's namespaces before its root is. That of the test is
+// found in the container's share.
+func TestCreateContainerHooksRunInTheGuest(t *testing.T) {
+	s := script(t, "cat /said")
+	args := bare(t, rig.Runtime, s)
+	sum := sha256.Sum256([]byte(args[len(args)-1]))
+	root := fmt.Sprintf("/run/husk/shares/%x-root", sum[:5])
+	s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{
+		Path: root + "/bin/busybox", Args: []string{"sh", "-c", "read -r state; echo $0 > $1/said; hostname >> $1/said", "said", root},
+	}}}
+	s.Hostname = "container"
+	data, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(args[len(args)-2], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	res, err := rig.Exec(shared.Ctr(testContext(t), args...))
+	if err != nil || res.Status != 0 || res.Stdout != "said\ncontainer\n" {
+		t.Errorf("%v, %+v", err, res)
+	}
+	s.Hooks.CreateContainer[0].Path = "/no/such"
+	refused(t, bare(t, rig.Runtime, s), "createContainer", "/no/such")
 }
 
 // What a hook of the host is told names a living process of the host.

@@ -90,46 +90,19 @@ func TestDevicesAreMadeAndRulesHold(t *testing.T) {
 	lines(t, s, "1:5 620 1000:1000", "4", "not permitted", "fifo")
 }
 
-func TestSeccompDoesWhatItIsTold(t *testing.T) {
-	eacces := uint(13)
-	call := func(action specs.LinuxSeccompAction, errno *uint, args []specs.LinuxSeccompArg, names ...string) specs.LinuxSyscall {
-		return specs.LinuxSyscall{Names: names, Action: action, ErrnoRet: errno, Args: args}
-	}
-	s := script(t, `mkdir /tmp/d 2>&1 | grep -o 'Permission denied'; (exec chmod 1 /tmp) ; echo $?; (exec ionice -c 2 -n 3 true) 2>/dev/null; echo $?; (exec ln -s a /tmp/l); echo $?; grep -E '^Seccomp:' /proc/self/status | tr -d '\t'`)
-	s.Linux.Seccomp = &specs.LinuxSeccomp{
-		DefaultAction: specs.ActAllow,
-		Architectures: []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32},
-		Syscalls: []specs.LinuxSyscall{
-			call(specs.ActErrno, &eacces, nil, "mkdir", "mkdirat", "a_call_of_the_future"),
-			call(specs.ActKillProcess, nil, nil, "chmod", "fchmod", "fchmodat"),
-			call(specs.ActTrap, nil, []specs.LinuxSeccompArg{{Index: 0, Value: 1, Op: specs.OpEqualTo}}, "ioprio_set"),
-			call(specs.ActLog, nil, nil, "symlink", "symlinkat"),
-		},
-	}
-	lines(t, s, "Permission denied", "159", "159", "0", "Seccomp:2")
-}
-
-func TestTheDefaultSeccompProfileApplies(t *testing.T) {
-	needFlag(t, "--seccomp")
-	res := ctrRun(t, []string{"--seccomp"}, "sh", "-c", "grep -E '^Seccomp:' /proc/self/status | tr -d '\\t'; unshare -U true 2>/dev/null; echo $?; ls / >/dev/null; echo $?")
-	if res.Stdout != "Seccomp:2\n1\n0\n" {
-		t.Errorf("%+v", res)
-	}
-}
-
 func TestLimitsArriveInTheGuestsCgroup(t *testing.T) {
-	s := script(t, `cd /sys/fs/cgroup; for f in memory.max memory.low memory.swap.max cpu.max cpu.weight cpu.max.burst pids.max memory.high; do echo $f $(cat $f); done`)
+	s := script(t, `cd /sys/fs/cgroup; for f in memory.max memory.low memory.swap.max cpu.max cpu.weight cpu.max.burst pids.max memory.high hugetlb.2MB.max; do echo $f $(cat $f); done`)
 	limit, reservation, swap := int64(64<<20), int64(32<<20), int64(96<<20)
 	shares, quota, period, burst, pids := uint64(2048), int64(50000), uint64(100000), uint64(20000), int64(99)
 	s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit, Reservation: &reservation, Swap: &swap}
 	s.Linux.Resources.CPU = &specs.LinuxCPU{Shares: &shares, Quota: &quota, Period: &period, Burst: &burst}
 	s.Linux.Resources.Pids = &specs.LinuxPids{Limit: &pids}
+	s.Linux.Resources.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}}
 	s.Linux.Resources.Unified = map[string]string{"memory.high": "50331648"}
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	s.Mounts = append(s.Mounts, specs.Mount{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup", Options: []string{"ro"}})
 	lines(t, s, "memory.max 67108864", "memory.low 33554432", "memory.swap.max 33554432", "cpu.max 50000 100000", "cpu.weight 174", // runc's formula since 1.4
-
-		"cpu.max.burst 20000", "pids.max 99", "memory.high 50331648")
+		"cpu.max.burst 20000", "pids.max 99", "memory.high 50331648", "hugetlb.2MB.max 4194304")
 }
 
 func TestAPrivilegedContainerOwnsItsCgroups(t *testing.T) {

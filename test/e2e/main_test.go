@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/huskvm/husk/test/rig"
 )
 
@@ -140,6 +142,22 @@ type background struct {
 func start(t *testing.T, flags []string, args ...string) *background {
 	t.Helper()
 	b := launch(t, flags, args...)
+	b.awaitStart(t)
+	return b
+}
+
+// startSpec is start of a container of a specification.
+func startSpec(t *testing.T, s *specs.Spec) *background {
+	t.Helper()
+	args := bare(t, rig.Runtime, s)
+	b := &background{id: args[len(args)-1], done: make(chan struct{})}
+	b.launch(t, shared.Ctr(context.Background(), args...))
+	b.awaitStart(t)
+	return b
+}
+
+func (b *background) awaitStart(t *testing.T) {
+	t.Helper()
 	eventually(t, "task of "+b.id+" is running", func() bool {
 		select {
 		case <-b.done:
@@ -148,7 +166,6 @@ func start(t *testing.T, flags []string, args ...string) *background {
 		}
 		return taskStatus(t, b.id) == "RUNNING"
 	})
-	return b
 }
 
 // detached runs a container that outlives the ctr that started it. It is removed at the end of the test, if it is
@@ -177,7 +194,13 @@ func detachedWith(t *testing.T, flags []string, args ...string) (id string) {
 func launch(t *testing.T, flags []string, args ...string) *background {
 	t.Helper()
 	b := &background{id: newID(t), done: make(chan struct{})}
-	cmd := shared.Ctr(context.Background(), rig.RunArgs(b.id, flags, args...)...)
+	b.launch(t, shared.Ctr(context.Background(), rig.RunArgs(b.id, flags, args...)...))
+	return b
+}
+
+// launch runs ctr's command, which runs the container.
+func (b *background) launch(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
 	go func() {
 		defer close(b.done)
 		b.res, b.err = rig.Exec(cmd)
@@ -195,7 +218,6 @@ func launch(t *testing.T, flags []string, args ...string) *background {
 		_ = shared.Ctr(ctx, "task", "rm", "-f", b.id).Run()
 		_ = shared.Ctr(ctx, "container", "rm", b.id).Run()
 	})
-	return b
 }
 
 // wait is the end of the container.

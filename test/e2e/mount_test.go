@@ -81,6 +81,38 @@ func TestBindsWithEveryOption(t *testing.T) {
 		"rw,nosuid,nodev,noexec", "126")
 }
 
+func TestMountsPropagateAsTheyAsk(t *testing.T) {
+	host := tree(t, "file")
+	modes := []string{"rshared", "shared", "rprivate", "private", "rslave", "slave", "runbindable", "unbindable"}
+	s := script(t, `for m in `+strings.Join(modes, " ")+`; do awk -v d=/$m '$5 == d {sub(/:.*/, "", $7); print substr(d, 2), $7}' /proc/self/mountinfo; done`)
+	for _, m := range modes {
+		s.Mounts = append(s.Mounts, bind(host, "/"+m, "rbind", m))
+	}
+	// A slave of nobody is private.
+	lines(t, s, "rshared shared", "shared shared", "rprivate -", "private -", "rslave -", "slave -", "runbindable unbindable", "unbindable unbindable")
+}
+
+// The kubelet mounts a volume's subPath to a place of the container's, and gives that.
+func TestASubPathShowsNothingBeside(t *testing.T) {
+	host := tree(t, "volume/", "volume/sub/", "volume/sub/inner", "volume/secret", "mounted/", "one")
+	for source, target := range map[string]string{"volume/sub": "mounted", "volume/secret": "one"} {
+		target = filepath.Join(host, target)
+		if err := syscall.Mount(filepath.Join(host, source), target, "", syscall.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = syscall.Unmount(target, syscall.MNT_DETACH) })
+	}
+	s := script(t, "ls /x/v /x; cat /x/v/inner /x/one; echo new > /x/v/new")
+	if err := os.Mkdir(filepath.Join(s.Root.Path, "x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.Mounts = append(s.Mounts, bind(host+"/mounted", "/x/v", "rbind"), bind(host+"/one", "/x/one", "rbind"))
+	lines(t, s, "/x:", "one", "v", "", "/x/v:", "inner", "of volume/sub/inner", "of volume/secret")
+	if _, err := os.Stat(filepath.Join(host, "volume/sub/new")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestMountDestinationsStayInsideTheRoot(t *testing.T) {
 	host := tree(t, "file", "dir/", "dir/file")
 	s := script(t, "cat /real/f /real/d/file /etc/escaped; cat /made/on/the/way /made/dir/file; ls -d /made/dir")

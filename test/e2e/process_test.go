@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/test/rig"
 )
 
 // lines compares a container's output with what is wanted, line by line.
@@ -87,7 +89,7 @@ func TestAContainerLooksAsUnderRunc(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out [2]string
-			for i, runtime := range []string{runc, "io.containerd.husk.v2"} {
+			for i, runtime := range []string{runc, rig.Runtime} {
 				s := script(t, look)
 				c.change(s)
 				res := runSpecOn(t, runtime, s)
@@ -100,6 +102,27 @@ func TestAContainerLooksAsUnderRunc(t *testing.T) {
 				t.Errorf("runc -, husk +:\n%s", diff)
 			}
 		})
+	}
+}
+
+// An exec takes its processors from the process that it is given, as ctr takes it from the container's.
+func TestAnExecRunsOnTheProcessorsThatItAsksFor(t *testing.T) {
+	needNewSpec(t)
+	s := script(t, "sleep 1000")
+	s.Annotations = map[string]string{"io.husk.vcpus": "2"}
+	s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "0"}
+	b := startSpec(t, s)
+	if res := ctr(t, "task", "exec", "--exec-id", "x", b.id, "grep", "Cpus_allowed_list", "/proc/self/status"); strings.Join(strings.Fields(res.Stdout), " ") != "Cpus_allowed_list: 0" {
+		t.Errorf("%+v", res)
+	}
+}
+
+func TestAnExecAfterTheEndIsAClearError(t *testing.T) {
+	id := detached(t, "true")
+	eventually(t, "it has ended", func() bool { return taskStatus(t, id) == "STOPPED" })
+	out, err := shared.Ctr(testContext(t), "task", "exec", "--exec-id", "late", id, "true").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "stopped") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

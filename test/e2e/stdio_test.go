@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -73,6 +74,25 @@ func TestStdoutCanBeOpenedAgain(t *testing.T) {
 
 // A terminal of ctr's own, as a user has one.
 func TestTerminalHasTheRightSize(t *testing.T) {
+	// The size arrives after the start, as with runc: ask until it does.
+	const script = `for i in $(seq 100); do [ "$(stty size)" = "37 91" ] && break; sleep 0.1; done; stty size; tty; exit 3`
+	check := func(t *testing.T, args ...string) {
+		t.Helper()
+		status, got := onTerminal(t, shared.Ctr(testContext(t), append(args, "sh", "-c", script)...))
+		if status != 3 || !strings.Contains(got, "37 91\r") || !strings.Contains(got, "/dev/pts/") && !strings.Contains(got, "/dev/console") {
+			t.Errorf("status %d, the terminal shows %q", status, got)
+		}
+	}
+	t.Run("run", func(t *testing.T) { check(t, rig.RunArgs(newID(t), []string{"-t"})...) })
+	t.Run("exec", func(t *testing.T) {
+		b := start(t, nil, "sleep", "1000")
+		check(t, "task", "exec", "-t", "--exec-id", "x", b.id)
+	})
+}
+
+// onTerminal runs a command on a terminal of 91 columns and 37 lines, and returns what that shows.
+func onTerminal(t *testing.T, cmd *exec.Cmd) (status int, shown string) {
+	t.Helper()
 	pty, slave, err := console.NewPty()
 	if err != nil {
 		t.Fatal(err)
@@ -86,9 +106,6 @@ func TestTerminalHasTheRightSize(t *testing.T) {
 	if err := pty.Resize(console.WinSize{Width: 91, Height: 37}); err != nil {
 		t.Fatal(err)
 	}
-	// The size arrives after the start, as with runc: ask until it does.
-	script := `for i in $(seq 100); do [ "$(stty size)" = "37 91" ] && break; sleep 0.1; done; stty size; tty; exit 3`
-	cmd := shared.Ctr(testContext(t), rig.RunArgs(newID(t), []string{"-t"}, "sh", "-c", script)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
 	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Start(); err != nil {
@@ -102,11 +119,7 @@ func TestTerminalHasTheRightSize(t *testing.T) {
 	}()
 	_ = cmd.Wait()
 	_ = tty.Close()
-	status := cmd.ProcessState.ExitCode()
-	got := <-out
-	if status != 3 || !strings.Contains(got, "37 91\r") || !strings.Contains(got, "/dev/pts/0") && !strings.Contains(got, "/dev/console") {
-		t.Errorf("status %d, the terminal shows %q", status, got)
-	}
+	return cmd.ProcessState.ExitCode(), <-out
 }
 
 func TestExecHasItsOwnStatusAndOutput(t *testing.T) {
