@@ -120,7 +120,7 @@ func execs(t *testing.T, p *pod) {
 		}
 	})
 	t.Run("terminal", func(t *testing.T) {
-		process.Args = []string{"sh", "-c", "until [ \"$(stty size)\" = '33 77' ]; do sleep 0.1; done; stty size"}
+		process.Args = []string{"sh", "-c", "until [ \"$(stty size 2>/dev/null)\" = '33 77' ]; do sleep 0.1; done; stty size"}
 		process.Terminal = true
 		defer func() { process.Terminal = false }()
 		code, out, _, err := c.execCommon(process, true, strings.NewReader(""), 0, [2]uint32{77, 33})
