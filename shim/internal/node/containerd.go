@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -72,6 +73,7 @@ func (n *Node) containerdFiles(main []byte) (dropIn, file []byte, err error) {
 		// Every containerd since 1.6 reads version 2.
 		c.Version, main = 2, []byte{}
 	}
+	c.Version = cmp.Or(c.Version, 1) // containerd's own reading
 	plugin, known := criPlugins[c.Version]
 	if !known {
 		return nil, nil, fmt.Errorf("%s has version %d, known are 2 and 3: `containerd config migrate` writes a newer one", containerdConfig, c.Version)

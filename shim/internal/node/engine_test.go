@@ -103,7 +103,7 @@ func dump(t *testing.T, n *Node) {
 func TestConfigurationsThatAreLeftAlone(t *testing.T) {
 	for name, test := range map[string]struct{ config, err string }{
 		"husk is there":     {"version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.husk]\n  runtime_type = \"io.containerd.husk.v2\"\n", ""},
-		"version 1":         {"[plugins.cri]\n", "`containerd config migrate`"},
+		"version 1":         {"[plugins.cri]\n", "has version 1, known are 2 and 3: `containerd config migrate`"},
 		"no TOML":           {"version = \n", "parse /etc/containerd/config.toml"},
 		"half a block":      {"version = 2\n" + begin, "the end of husk's part is missing"},
 		"an inline runtime": {"version = 2\nplugins = {}\n", "cannot be appended"},
