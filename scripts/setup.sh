@@ -41,8 +41,8 @@ packages() {
 		# QEMU's two kinds, for unit tests and for machines. Who makes the Debian image.
 		p="$p mmdebstrap debian-archive-keyring systemd dbus protobuf-compiler
 			gcc-aarch64-linux-gnu gcc-s390x-linux-gnu qemu-user-static qemu-system-arm $(host_packages)"
-		# A network as orchestrators make it, and what those need of the host. Roots as snapshotters make them.
-		p="$p containernetworking-plugins iptables nftables erofs-utils dmsetup"
+		# A network as orchestrators make it, what those need of the host, and what measures it. Roots as snapshotters make them.
+		p="$p containernetworking-plugins iptables nftables iperf3 erofs-utils dmsetup"
 	fi
 	for q in $p; do installed "$q" || echo "$q"; done
 	# The kernel's source is a package where Debian has it; elsewhere build.sh fetches the tarball.

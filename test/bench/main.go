@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/huskvm/husk/test/rig"
@@ -20,9 +21,10 @@ import (
 
 func main() {
 	inside := flag.Bool("inside", false, "run here, whatever /dev/kvm says (set in the test host)")
-	rounds := flag.Int("n", 10, "rounds of each comparison; 0 measures memory alone")
+	rounds := flag.Int("n", 10, "rounds of each comparison")
+	only := flag.String("only", "", "one of "+strings.Join(names, ", ")+"; empty is all")
 	flag.Parse()
-	if err := run(*inside, *rounds); err != nil {
+	if err := run(*inside, *rounds, *only); err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
 			os.Exit(exit.ExitCode())
@@ -32,31 +34,38 @@ func main() {
 	}
 }
 
-func run(inside bool, rounds int) error {
+// names are the parts, in the order in which they run.
+var names = []string{"containers", "machines", "memory", "network"}
+
+// parts runs those of the names that are asked for.
+func (b *bench) parts(only string, of ...string) error {
+	all := map[string]func() error{"containers": b.containers, "machines": b.machines, "memory": b.memory, "network": b.network}
+	for _, name := range of {
+		if only != "" && only != name {
+			continue
+		}
+		if err := all[name](); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func run(inside bool, rounds int, only string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	tools := filepath.Dir(self)
 	if inside || kvm.Probe("/dev/kvm") == nil {
-		return with(tools, "kvm", rounds, func(b *bench) error {
-			if rounds == 0 {
-				return b.memory()
-			}
-			return errors.Join(b.containers(), b.machines(), b.memory())
-		})
+		return with(tools, "kvm", rounds, func(b *bench) error { return b.parts(only, names...) })
 	}
 	fmt.Print("On QEMU, in software, right here:\n\n")
-	if err := with(tools, "qemu", rounds, func(b *bench) error {
-		if rounds == 0 {
-			return b.memory()
-		}
-		return errors.Join(b.containers(), b.memory())
-	}); err != nil {
+	if err := with(tools, "qemu", rounds, func(b *bench) error { return b.parts(only, "containers", "memory", "network") }); err != nil {
 		return err
 	}
 	fmt.Print("\nOn KVM, in the KVM test host:\n\n")
-	cmd := exec.Command(filepath.Join(tools, "host"), "-timeout", "30m", "--", self, "-inside", "-n", fmt.Sprint(rounds))
+	cmd := exec.Command(filepath.Join(tools, "host"), "-timeout", "30m", "--", self, "-inside", "-n", fmt.Sprint(rounds), "-only", only)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd.Run()
 }

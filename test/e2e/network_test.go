@@ -74,8 +74,9 @@ func TestNetworkOfCNI(t *testing.T) {
 	a, b := newNetns(t), newNetns(t)
 	portmap := map[string]any{"type": "portmap", "capabilities": map[string]any{"portMappings": true},
 		"runtimeConfig": map[string]any{"portMappings": []any{map[string]any{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}}}
-	addrA := a.add("eth0", network, portmap)
-	addrB := b.add("eth0", network)
+	firewall := map[string]any{"type": "firewall", "backend": "iptables"}
+	addrA := a.add("eth0", network, portmap, firewall)
+	addrB := b.add("eth0", network, firewall)
 	before := a.traces()
 	server := start(t, a.flags(), webServer...)
 	client := start(t, b.flags(), "sleep", "1000")
@@ -152,7 +153,7 @@ func TestNetworkOfCNI(t *testing.T) {
 		a.unchanged(before)
 		a.del()
 		second := newNetns(t)
-		second.add("eth0", network, portmap)
+		second.add("eth0", network, portmap, firewall)
 		start(t, second.flags(), webServer...)
 		checkBig(t, fmt.Sprintf("http://%s:8080", gateway))
 	})
