@@ -117,15 +117,16 @@ func TestAProcessIsPlacedAndTheCgroupRemoved(t *testing.T) {
 
 func TestAnOOMKillIsKnownWhenTheCgroupIsGone(t *testing.T) {
 	for _, test := range []struct {
-		name    string
-		command []string
-		killed  bool
+		name, path string
+		command    []string
+		killed     bool
 	}{
-		{"tail keeps all that has no end", []string{"tail", "/dev/zero"}, true},
-		{"killed", []string{"sh", "-c", "kill -KILL $$"}, false},
-		{"near the limit", []string{"dd", "if=/dev/zero", "of=/dev/null", "bs=12M", "count=1"}, false},
+		{"tail keeps all that has no end", "/husk-test-oom/c", []string{"tail", "/dev/zero"}, true},
+		{"below the root", "/husk-test-oom", []string{"tail", "/dev/zero"}, true},
+		{"killed", "/husk-test-oom/c", []string{"sh", "-c", "kill -KILL $$"}, false},
+		{"near the limit", "/husk-test-oom", []string{"dd", "if=/dev/zero", "of=/dev/null", "bs=12M", "count=1"}, false},
 	} {
-		c, err := New("/husk-test-oom", Limits{Memory: 16 << 20})
+		c, err := New(test.path, Limits{Memory: 16 << 20})
 		if err != nil {
 			t.Skip("no cgroups here:", err)
 		}
@@ -153,6 +154,9 @@ func TestAnOOMKillIsKnownWhenTheCgroupIsGone(t *testing.T) {
 		}
 		if err := c.Remove(); err != nil {
 			t.Error(err)
+		}
+		if parent, err := New("/husk-test-oom", Limits{}); err == nil {
+			_ = parent.Remove()
 		}
 	}
 }

@@ -23,6 +23,7 @@ type watch struct {
 	begin, last oomEvents
 	above       uint64 // kills in the parent and all below it, when last was read
 	events      int    // told while the cgroup was there
+	signals     uint64 // on cgroup v1, all that were told: each want of memory, and the end
 	unread      bool   // one was told, and then there was nothing to read
 }
 
@@ -88,9 +89,13 @@ func tellV1(dir string) (fd int, err error) {
 
 func (w *watch) path() string { return filepath.Join(w.dir, w.file) }
 
-// parent counts as cgroup v2 does, where a cgroup's kills are its ancestors' too.
+// parent counts as cgroup v2 does, where a cgroup's kills are its ancestors' too. The root has no such file: there, all
+// of the host's count.
 func (w *watch) parent() uint64 {
-	e, _ := readEvents(filepath.Join(filepath.Dir(w.dir), eventsV2))
+	e, err := readEvents(filepath.Join(filepath.Dir(w.dir), eventsV2))
+	if err != nil {
+		e, _ = readEvents("/proc/vmstat")
+	}
 	return e.kills
 }
 
@@ -109,7 +114,10 @@ func (w *watch) run() {
 // note reads the counters once more, for what was told. Cgroup v1 tells the cgroup's end as well, in the same words, and
 // v2 may, in its own.
 func (w *watch) note(told []byte) {
-	if w.file == eventsV2 && !modified(told) {
+	switch {
+	case w.file == eventsV1:
+		w.signals += binary.NativeEndian.Uint64(told)
+	case !modified(told):
 		return
 	}
 	e, err := readEvents(w.path())
@@ -148,8 +156,24 @@ func (w *watch) end() {
 			}
 		})
 	}
+	if w.undecided() {
+		_ = w.told.SetReadDeadline(time.Now().Add(offlineTime))
+		var value [8]byte
+		if n, err := w.told.Read(value[:]); err == nil {
+			w.note(value[:n])
+		}
+	}
 	_ = w.told.Close()
 	w.told = nil
+}
+
+// offlineTime is what a kernel may take to tell the end of a cgroup that is gone.
+const offlineTime = 2 * time.Second
+
+// undecided says whether one signal of cgroup v1 may be the want of memory or the end: then another one decides.
+func (w *watch) undecided() bool {
+	_, err := os.Stat(w.path())
+	return w.file == eventsV1 && err != nil && w.events == 0 && w.signals == 1 && w.parent() > w.above
 }
 
 // killed says whether there was a kill since the watch began.
@@ -162,7 +186,7 @@ func (w *watch) killed() bool {
 		return true
 	case w.file == eventsV1:
 		// It was told before the kill.
-		return w.events > 0
+		return w.events > 0 || w.signals > 1
 	case w.last.oom > w.begin.oom:
 		return true
 	}
