@@ -7,11 +7,19 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/containerd/log"
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	"github.com/huskvm/husk/shim/internal/hostnet"
+)
+
+const (
+	// forwardTime is what the guest may take to connect.
+	forwardTime = 30 * time.Second
+	// maxForwards is how many connections a VM's vsock has room for. What comes beyond is closed.
+	maxForwards = 1024
 )
 
 // forwardPorts takes what is dialled in the container's network namespace on the host to the guest, until the VM ends:
@@ -48,8 +56,15 @@ func (v *vm) forwardPorts() {
 // forward joins a connection with what listens at an address of the guest. Without any it is reset, which is as near as
 // a connection that has been taken can come to being refused.
 func (v *vm) forward(conn *net.TCPConn, to netip.AddrPort) {
+	defer v.forwards.Add(-1)
+	if v.forwards.Add(1) > maxForwards {
+		_ = conn.Close()
+		return
+	}
 	stream, err := v.hub.Connect(func(id string) error {
-		_, err := v.agent.Forward(v.ctx, &agentv1.ForwardRequest{Ip: to.Addr().AsSlice(), Port: uint32(to.Port()), Stream: id})
+		ctx, cancel := context.WithTimeout(v.ctx, forwardTime)
+		defer cancel()
+		_, err := v.agent.Forward(ctx, &agentv1.ForwardRequest{Ip: to.Addr().AsSlice(), Port: uint32(to.Port()), Stream: id})
 		return err
 	})
 	if err != nil {

@@ -75,6 +75,7 @@ type vm struct {
 	following sync.WaitGroup
 	syncing   sync.Mutex // the guest is told of one change after the other
 
+	forwards   atomic.Int32   // connections from the host to the guest
 	afterwards []func() error // what is to end with the VM
 
 	rpc   *ttrpc.Client
