@@ -31,7 +31,7 @@ func checkCgroups(r *report) {
 }
 
 // engines are the configurations in which a runtime can be named.
-var engines = []string{"/etc/containerd/config.toml", "/etc/crio/crio.conf", "/etc/crio/crio.conf.d/*.conf", "/etc/docker/daemon.json"}
+var engines = []string{"/etc/containerd/config.toml", "/etc/containerd/conf.d/*.toml", "/etc/crio/crio.conf", "/etc/crio/crio.conf.d/*.conf", "/etc/docker/daemon.json"}
 
 // servicePath is where a containerd that systemd starts looks for shims.
 var servicePath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
