@@ -71,6 +71,7 @@ type Container struct {
 	mu         sync.Mutex
 	paused     bool
 	initExited bool // nothing can be started any more
+	oom        bool // has been told
 	execs      map[string]*Process
 	active     sync.WaitGroup // execs that are starting or running
 }
@@ -225,8 +226,16 @@ func (c *Container) Stats(ctx context.Context) (*agentv1.StatsResponse, error) {
 	return c.Guest.Stats(ctx, &agentv1.StatsRequest{ContainerId: c.ID})
 }
 
-// OOM tells that the kernel killed in the container for want of memory; CRI-O looks for the file.
+// OOM tells that the kernel killed in the container for want of memory; CRI-O looks for the file. Once the container has
+// exited, what was told before is not told again.
 func (c *Container) OOM() {
+	c.mu.Lock()
+	again := c.initExited && c.oom
+	c.oom = true
+	c.mu.Unlock()
+	if again {
+		return
+	}
 	if err := os.WriteFile(filepath.Join(c.Bundle, "oom"), nil, 0o600); err != nil {
 		log.L.WithError(err).WithField("id", c.ID).Warn("mark container as out of memory")
 	}

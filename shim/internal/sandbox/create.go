@@ -271,7 +271,7 @@ func (s *Sandbox) createContainer(ctx context.Context, v *vm, r Request, m *memb
 			return s.openStdio(ctx, v, r.ID, c)
 		},
 		Exited: func(e container.Exit) {
-			s.tellOOM(v, r.ID)
+			s.tellOOM(v, r.ID, e)
 			s.recordExit(r.ID, e)
 		},
 		Ended: func() {},

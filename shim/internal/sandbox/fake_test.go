@@ -45,6 +45,7 @@ type fakeVMM struct {
 	tokens uint32
 	status client.ExitStatus
 	exits  map[string]chan uint32 // by container
+	ooms   map[string]uint64      // the guest kernel's kills for want of memory, likewise
 
 	once sync.Once
 	done chan struct{}
@@ -219,6 +220,11 @@ func (f agentAPI) Pause(_ context.Context, r *agentv1.PauseRequest) (*agentv1.Pa
 
 func (f agentAPI) Resume(_ context.Context, r *agentv1.ResumeRequest) (*agentv1.ResumeResponse, error) {
 	return &agentv1.ResumeResponse{}, f.called("Resume %s", r.ContainerId)
+}
+
+func (f agentAPI) Stats(_ context.Context, r *agentv1.StatsRequest) (*agentv1.StatsResponse, error) {
+	memory := &agentv1.StatsResponse_Memory{Events: map[string]uint64{"oom_kill": f.ooms[r.ContainerId]}}
+	return &agentv1.StatsResponse{Memory: memory}, f.called("Stats %s", r.ContainerId)
 }
 
 func (f agentAPI) DropCaches(context.Context, *agentv1.DropCachesRequest) (*agentv1.DropCachesResponse, error) {

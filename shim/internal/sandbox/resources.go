@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -13,6 +14,7 @@ import (
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	"github.com/huskvm/husk/shim/internal/bundle"
+	"github.com/huskvm/husk/shim/internal/container"
 	"github.com/huskvm/husk/shim/internal/hostcgroup"
 )
 
@@ -140,12 +142,25 @@ func (s *Sandbox) listen(v *vm) {
 	}
 }
 
-// tellOOM tells, before a container's exit, that the host has killed its VM for want of memory.
-func (s *Sandbox) tellOOM(v *vm, id string) {
-	if !v.oomKilled.Load() {
+// tellOOM tells, before a container's exit, that it, or on the host its VM, was killed for want of memory. The guest tells
+// its own by an event as well, which may come after the exit; but who hears of the exit looks for the reason at once.
+func (s *Sandbox) tellOOM(v *vm, id string, e container.Exit) {
+	c, err := s.Container(id)
+	if err != nil {
 		return
 	}
-	if c, err := s.Container(id); err == nil {
-		c.OOM()
+	if !v.oomKilled.Load() {
+		if e.Status == 0 || !v.killedForMemory(id) {
+			return
+		}
 	}
+	c.OOM()
+}
+
+// killedForMemory asks the guest whether its kernel has killed in a container for want of memory.
+func (v *vm) killedForMemory(id string) bool {
+	ctx, cancel := context.WithTimeout(v.ctx, time.Second)
+	defer cancel()
+	stats, err := v.agent.Stats(ctx, &agentv1.StatsRequest{ContainerId: id})
+	return err == nil && stats.GetMemory().GetEvents()["oom_kill"] > 0
 }

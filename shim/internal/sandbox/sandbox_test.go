@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -119,6 +120,33 @@ func TestTheExitIsInTheStateBeforeItIsTold(t *testing.T) {
 	state, err := r.Dir.Load()
 	if err != nil || len(state.Containers) != 1 || state.Containers[0].Exit == nil || state.Containers[0].Exit.Status != 3 {
 		t.Fatalf("%+v, %v", state, err)
+	}
+}
+
+// The guest's own event may come later, or not at all.
+func TestAnOutOfMemoryKillIsToldBeforeTheExit(t *testing.T) {
+	for name, test := range map[string]struct {
+		kills  uint64
+		status uint32
+		want   []string
+	}{
+		"killed":       {1, 137, []string{"Create", "Start", "OOM", "Exit"}},
+		"not for that": {0, 137, []string{"Create", "Start", "Exit"}},
+		"in peace":     {1, 0, []string{"Create", "Start", "Exit"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "")
+			r.prepare = func(f *fakeVMM) { f.ooms = map[string]uint64{"c": test.kills} }
+			r.create(t)
+			if err := r.Start(t.Context(), "c", ""); err != nil {
+				t.Fatal(err)
+			}
+			r.vmm.exit("c") <- test.status
+			r.wait(t, "c")
+			if got := r.sink.all(); !slices.Equal(got, test.want) {
+				t.Errorf("events %q, want %q", got, test.want)
+			}
+		})
 	}
 }
 
