@@ -35,7 +35,7 @@ here() { scripts/pen.sh "$@"; }
 
 # What the test host is too slow for, what needs a steadier clock than an emulated one (once a pause there hung, in a host
 # whose clock had leapt), and what KVM has no part in. The jobs on QEMU have it, and so has the test host with RUN=… .
-slow='TestPauseAndResume|TestCheckpoint|TestNetwork|TestHostNetwork|TestInterfacesOf|TestNameServer|TestWithoutANetwork|TestANamespace|TestTheClock|TestCPUQuota|TestMetricsAgree|TestMemoryComesBack|TestAnIdle|TestTheGuestsUse|TestIOLimitsHoldTheVMM|TestRootOfErofs|TestProcessAttributes|TestBadConfiguration|TestUnknownAnnotation|TestImageOfAnother|TestMissingExecutable'
+slow='TestPauseAndResume|TestCheckpoint|TestNetwork|TestHostNetwork|TestInterfacesOf|TestNameServer|TestWithoutANetwork|TestANamespace|TestTheClock|TestCPUQuota|TestMetricsAgree|TestMemoryComesBack|TestAnIdle|TestTheGuestsUse|TestIOLimits|TestRootOfErofs|TestProcessAttributes|TestBadConfiguration|TestUnknownAnnotation|TestImageOfAnother|TestMissingExecutable'
 
 # What containerd and the shim have to agree about.
 contract='TestExitStatus|TestSignals|TestEvents|TestKilled|TestContainerOutlives|TestExitWhile|TestContainerdKilled|TestPid|TestGuestPanic|TestEightAtOnce|TestStd|TestBurst|TestTerminal|TestExec|TestMissingExecutable|TestBadConfiguration|TestMetricsAndProcesses|TestTheVMMIsInTheCgroup|TestOutOfMemoryInTheGuest'
