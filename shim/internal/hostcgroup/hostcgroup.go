@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
@@ -247,11 +248,20 @@ func (c *Cgroup) Remove() error {
 	if c.watch != nil {
 		c.watch.end()
 	}
-	if err := c.manager.Destroy(); err != nil {
-		return fmt.Errorf("remove cgroup %s: %w", c.path, err)
+	for end := time.Now().Add(leaveTime); ; time.Sleep(20 * time.Millisecond) {
+		err := c.manager.Destroy()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("remove cgroup %s: %w", c.path, err)
+		}
 	}
-	return nil
 }
+
+// leaveTime is what processes that have been killed may take to leave the cgroup: a QEMU gives its guest's memory back
+// first, and on a busy host that takes longer than the library waits.
+const leaveTime = 10 * time.Second
 
 // Remove removes the cgroup that cgroupsPath names, if there is one.
 func Remove(cgroupsPath string) error {

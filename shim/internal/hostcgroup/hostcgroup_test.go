@@ -115,6 +115,29 @@ func TestAProcessIsPlacedAndTheCgroupRemoved(t *testing.T) {
 	}
 }
 
+// The library gives up after a second.
+func TestRemoveWaitsForWhoIsLeaving(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("cgroups are root's")
+	}
+	c, err := New("/husk-test-leaving", Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sleeper := exec.Command("sleep", "3")
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = sleeper.Wait() }()
+	if err := c.Add(sleeper.Process.Pid); err != nil {
+		_ = sleeper.Process.Kill()
+		t.Skip(err)
+	}
+	if err := c.Remove(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnOOMKillIsKnownWhenTheCgroupIsGone(t *testing.T) {
 	for _, test := range []struct {
 		name, path string
