@@ -216,3 +216,23 @@ func TestHostNetworkNone(t *testing.T) {
 		t.Errorf("%+v", res)
 	}
 }
+
+// husk-net ends with whoever is killed, and the host's ports are free.
+func TestHostNetworkLeavesNothing(t *testing.T) {
+	for _, victim := range victims() {
+		t.Run(victim, func(t *testing.T) {
+			before := census(t)
+			b := start(t, []string{"--net-host"}, webServer...)
+			checkBig(t, "http://127.0.0.1")
+			for _, pid := range pidsOf(t, victim) {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			b.wait(t)
+			_ = shared.Ctr(testContext(t), "task", "rm", "-f", b.id).Run()
+			before.Expect(t)
+			if !nobodyAt("127.0.0.1:80") {
+				t.Error("the host still listens")
+			}
+		})
+	}
+}
