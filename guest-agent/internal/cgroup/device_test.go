@@ -4,6 +4,7 @@ import (
 	"errors"
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,7 @@ func TestDeviceProgramLoadsUnderSignals(t *testing.T) {
 				return
 			default:
 				unix.Tgkill(unix.Getpid(), thread, unix.SIGURG)
+				time.Sleep(time.Microsecond) // and the loads have their chance
 			}
 		}
 	}()

@@ -89,6 +89,7 @@ type vm struct {
 	mu       sync.Mutex
 	calls    int  // to the agent that will not wait for ever
 	sleeping bool // the vCPUs are paused
+	drowsy   bool // they will be when the calls that are under way have ended
 }
 
 // listen makes the sockets that the guest's dials arrive at.
@@ -196,7 +197,7 @@ func (v *vm) connect(ctx context.Context) (*agentv1.HandshakeResponse, error) {
 // their class.
 func (v *vm) bind(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
 	if req.Method != "WaitProcess" && req.Method != "NextEvent" {
-		if err := v.enter(ctx); err != nil {
+		if err := v.enter(ctx, req.Method); err != nil {
 			return err
 		}
 		defer v.leave()
@@ -220,7 +221,7 @@ func (v *vm) bind(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response,
 	return err
 }
 
-func (v *vm) enter(ctx context.Context) error {
+func (v *vm) enter(ctx context.Context, method string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.sleeping {
@@ -229,23 +230,41 @@ func (v *vm) enter(ctx context.Context) error {
 		}
 		v.sleeping = false
 	}
+	if method != "SyncClock" { // which may just be under way, in two calls
+		v.drowsy = false
+	}
 	v.calls++
 	return nil
 }
 
 func (v *vm) leave() {
 	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.calls--
-	v.mu.Unlock()
+	if v.calls == 0 && v.drowsy {
+		if err := v.stopVCPUs(v.ctx); err != nil {
+			log.L.WithError(err).Warn("the vCPUs of a paused sandbox go on")
+		}
+	}
 }
 
-// sleep pauses the vCPUs unless somebody talks to the guest. Any call wakes them.
+// sleep pauses the vCPUs, once nobody talks to the guest. Any further call wakes them.
 func (v *vm) sleep(ctx context.Context) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.calls > 0 || v.sleeping {
+	if v.sleeping {
 		return nil
 	}
+	if v.calls > 0 {
+		v.drowsy = true
+		return nil
+	}
+	return v.stopVCPUs(ctx)
+}
+
+// stopVCPUs is called with the lock held.
+func (v *vm) stopVCPUs(ctx context.Context) error {
+	v.drowsy = false
 	if _, err := v.machine.API().Pause(ctx, &vmmv1.PauseRequest{}); err != nil {
 		return fmt.Errorf("pause the VM: %w", errgrpc.ToNative(err))
 	}
