@@ -42,7 +42,7 @@ JOBS        ?= kvm-2
 endif
 CGROUP      ?= v2
 DRIVER      ?= cgroupfs
-JOBS        ?= kvm-2 kvm-1 foreign qemu-2 cri-2 crio unit-qemu unit-kvm
+JOBS        ?= kvm-2 qemu-2 files kvm-1 cri-2 crio foreign unit-qemu unit-kvm
 
 ##@ Everyday
 
@@ -119,7 +119,7 @@ fuzz: ## Fuzz each target for FUZZTIME (default 30s)
 	done
 
 .PHONY: e2e
-e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/cri.test $(TESTBIN)/crio.test $(TESTBIN)/runtimetest $(TESTBIN)/containerd $(TESTBIN)/image.tar $(TESTBIN)/pause.tar $(UNIT_KVM) $(if $(filter qemu-2,$(JOBS)),$(TESTBIN)/debian.tar $(TESTBIN)/posix $(BIN)/husk-image.tar) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|v1-nofreezer|hybrid|v2, DRIVER=cgroupfs|systemd, JOBS="…"
+e2e: build $(TESTBIN)/host $(TESTBIN)/e2e.test $(TESTBIN)/cri.test $(TESTBIN)/crio.test $(TESTBIN)/runtimetest $(TESTBIN)/containerd $(TESTBIN)/image.tar $(TESTBIN)/pause.tar $(UNIT_KVM) $(if $(filter files,$(JOBS)),$(TESTBIN)/debian.tar $(TESTBIN)/posix) $(if $(filter qemu-2,$(JOBS)),$(BIN)/husk-image.tar) $(if $(filter foreign,$(JOBS)),$(FOREIGN_ASSETS)) ## End-to-end tests through containerd; RUN=regexp, CGROUP=v1|v1-nofreezer|hybrid|v2, DRIVER=cgroupfs|systemd, JOBS="…"
 	@scripts/e2e.sh '$(RUN)' '$(CGROUP)' '$(DRIVER)' $(JOBS)
 
 .PHONY: foreign

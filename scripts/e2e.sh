@@ -8,8 +8,8 @@
 #
 #   kvm-2            all end-to-end tests on KVM, in the KVM test host with CGROUP's layout
 #   kvm-1            those that depend on containerd's version, there
-#   qemu-2, qemu-1   the same on QEMU, right here; qemu-2 also those of the Debian image, of test/posix
-#                    and of the image that installs husk
+#   qemu-2, qemu-1   the same on QEMU, right here; qemu-2 also those of the image that installs husk
+#   files            those of the Debian image and of test/posix, on QEMU, right here
 #   cri-2, cri-1     pods through containerd's CRI plugin, on QEMU, right here
 #   cri-sandbox      the same without a pause container, through containerd's Sandbox API
 #   crio             pods as CRI-O makes them, on QEMU, right here
@@ -35,31 +35,31 @@ here() { scripts/pen.sh "$@"; }
 
 # What the test host is too slow for, what needs a steadier clock than an emulated one (once a pause there hung, in a host
 # whose clock had leapt), and what KVM has no part in. The jobs on QEMU have it, and so has the test host with RUN=… .
-slow='TestPauseAndResume|TestCheckpoint|TestNetwork|TestHostNetwork|TestInterfacesOf|TestNameServer|TestWithoutANetwork|TestANamespace|TestTheClock|TestCPUQuota|TestMetricsAgree|TestMemoryComesBack|TestAnIdle|TestTheGuestsUse|TestIOLimits|TestRootOfErofs|TestProcessAttributes|TestBadConfiguration|TestUnknownAnnotation|TestImageOfAnother|TestMissingExecutable'
+slow='TestPauseAndResume|TestCheckpoint|TestNetwork|TestHostNetwork|TestInterfaces|TestKilledVMLeaves|TestSegments|TestNameServer|TestWithoutANetwork|TestANamespace|TestTheClock|TestCPUQuota|TestMetricsAgree|TestMemoryComesBack|TestAnIdle|TestTheGuestsUse|TestIOLimits|TestRootOfErofs|TestProcessAttributes|TestBadConfiguration|TestUnknownAnnotation|TestImageOfAnother|TestMissingExecutable'
 
 # What containerd and the shim have to agree about.
-contract='TestExitStatus|TestSignals|TestEvents|TestKilled|TestContainerOutlives|TestExitWhile|TestContainerdKilled|TestPid|TestGuestPanic|TestEightAtOnce|TestStd|TestBurst|TestTerminal|TestExec|TestMissingExecutable|TestBadConfiguration|TestMetricsAndProcesses|TestTheVMMIsInTheCgroup|TestOutOfMemoryInTheGuest'
+contract='TestExitStatus|TestSignals|TestEvents|TestKilledWhile|TestKilledDuring|TestContainerOutlives|TestExitWhile|TestContainerdKilled|TestPidIs|TestGuestPanic|TestEightAtOnce|TestStd|TestBurst|TestTerminal|TestExecHas|TestMissingExecutable|TestBadConfiguration|TestMetricsAndProcesses|TestTheVMMIsInTheCgroup|TestOutOfMemoryInTheGuest'
 
-# tests prints the command of the end-to-end tests: BACKEND CONTAINERD. The long row of containers is run once, and so are
-# the fields of the OCI specification and the long tests of files, where they are fast.
+# What works on many files.
+files='TestSharedFiles|TestACLs|TestTar|TestOverlay|TestThousands|TestDebian|TestGitClones|TestSqlite|TestSystemdRuns|TestAKernelTree'
+
+# tests prints the command of the end-to-end tests: JOB. The long row of containers is run once, and so are the fields of
+# the OCI specification, where they are fast. With RUN=… a job has all of it.
 tests() {
-	more=''
-	case $2 in
-	1) dir='' row=10 ;;
-	2) dir=$bin/test/containerd row=50 ;;
+	backend=${1%-*} dir=$bin/test/containerd row=10 oci=false only='' not='' more=''
+	case $1 in
+	kvm-2) not=$slow row=50 ;;
+	kvm-1) not=$slow only=$contract ;;
+	qemu-2) not=$files oci=true more=-node-image=$bin/husk-image.tar ;;
+	files) backend=qemu only=$files more="-debian=$bin/test/debian.tar -posix=$bin/test/posix" ;;
 	esac
-	oci=false
-	[ "$1$2" != qemu2 ] || oci=true
-	[ "$1" = kvm ] || row=10
-	select=$run
-	[ "$1" != kvm ] || [ "$run" != . ] || more=-test.skip=$slow
-	[ "$1$2" != kvm1 ] || [ "$run" != . ] || select=$contract
-	[ "$1$2" != qemu2 ] || more="-debian=$bin/test/debian.tar -posix=$bin/test/posix -node-image=$bin/husk-image.tar"
+	case $1 in *-1) dir='' ;; esac
+	[ "$run" = . ] || only='' not=''
 	# This machine need not have systemd.
 	by=cgroupfs
-	[ "$1" = qemu ] || by=$driver
-	echo "$bin/test/e2e.test" -test.v -test.timeout 38m "-test.run=$select" -in-a-row "$row" "-oci=$oci" -backend "$1" -driver "$by" \
-		-bin "$bin" -runtimetest "$bin/test/runtimetest" -image "$bin/test/image.tar" "-containerd=$dir" $more
+	[ "$backend" = qemu ] || by=$driver
+	echo "$bin/test/e2e.test" -test.v -test.timeout 38m "-test.run=${only:-$run}" ${not:+-test.skip=$not} -in-a-row "$row" "-oci=$oci" \
+		-backend "$backend" -driver "$by" -bin "$bin" -runtimetest "$bin/test/runtimetest" -image "$bin/test/image.tar" "-containerd=$dir" $more
 }
 
 # pods prints the command of the tests of pods: CONTAINERD.
@@ -78,9 +78,9 @@ job() {
 	kvm-[12])
 		[ "$run" != . ] || echo "left to the jobs on QEMU: $slow"
 		[ "$run$1" != .kvm-1 ] || echo "only what depends on containerd's version: $contract"
-		host $(tests kvm "${1#kvm-}")
+		host $(tests "$1")
 		;;
-	qemu-[12]) here $(tests qemu "${1#qemu-}") ;;
+	qemu-[12] | files) here $(tests "$1") ;;
 	cri-[12]) here $(pods "${1#cri-}") ;;
 	crio)
 		here "$bin/test/crio.test" -test.v -test.timeout 38m "-test.run=$run" -backend qemu -bin "$bin" -image "$bin/test/image.tar" \
