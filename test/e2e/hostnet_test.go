@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -110,31 +109,7 @@ func TestHostNetwork(t *testing.T) {
 			t.Errorf("%q", got)
 		}
 	})
-	t.Run("UDP", func(t *testing.T) {
-		echo, err := net.ListenPacket("udp", net.JoinHostPort(address, "0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer echo.Close()
-		go func() {
-			buf := make([]byte, 1<<16)
-			for {
-				n, from, err := echo.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				_, _ = echo.WriteTo(bytes.ToUpper(buf[:n]), from)
-			}
-		}()
-		_, port, _ := net.SplitHostPort(echo.LocalAddr().String())
-		for _, size := range []int{5, 5000} {
-			got := c.exec(t, "sh", "-c",
-				fmt.Sprintf("head -c %d /dev/zero | tr '\\0' x | timeout 20 nc -u %s %s | head -c %d | tr -d X | wc -c; echo", size, address, port, size))
-			if strings.TrimSpace(got) != "0" {
-				t.Errorf("%d bytes: %q", size, got)
-			}
-		}
-	})
+	t.Run("UDP", func(t *testing.T) { checkUDP(t, c, address) })
 	t.Run("the host's own name server", func(t *testing.T) {
 		if got := c.exec(t, "nslookup", "-type=a", "some.name.example"); !strings.Contains(got, "192.0.2.99") {
 			t.Errorf("%s", got)

@@ -69,6 +69,35 @@ func (b *background) exec(t *testing.T, args ...string) string {
 	return ctr(t, append([]string{"task", "exec", "--exec-id", newID(t), b.id}, args...)...).Stdout
 }
 
+// checkUDP has the container send datagrams to an address of the host, where they are answered: small ones, and such as
+// go in fragments.
+func checkUDP(t *testing.T, b *background, address string) {
+	t.Helper()
+	echo, err := net.ListenPacket("udp", net.JoinHostPort(address, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer echo.Close()
+	go func() {
+		buf := make([]byte, 1<<16)
+		for {
+			n, from, err := echo.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = echo.WriteTo(bytes.ToUpper(buf[:n]), from)
+		}
+	}()
+	_, port, _ := net.SplitHostPort(echo.LocalAddr().String())
+	for _, size := range []int{5, 5000} {
+		got := b.exec(t, "sh", "-c",
+			fmt.Sprintf("head -c %d /dev/zero | tr '\\0' x | timeout 20 nc -u %s %s | head -c %d | tr -d X | wc -c; echo", size, address, port, size))
+		if strings.TrimSpace(got) != "0" {
+			t.Errorf("%d bytes: %q", size, got)
+		}
+	}
+}
+
 func TestNetworkOfCNI(t *testing.T) {
 	network := bridge(t, 1500)
 	a, b := newNetns(t), newNetns(t)
@@ -118,31 +147,7 @@ func TestNetworkOfCNI(t *testing.T) {
 			t.Errorf("the sum is %s, want %s", got, sum)
 		}
 	})
-	t.Run("UDP, large datagrams too", func(t *testing.T) {
-		c, err := net.ListenPacket("udp", net.JoinHostPort(gateway, "0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		_, port, _ := net.SplitHostPort(c.LocalAddr().String())
-		go func() {
-			buf := make([]byte, 1<<16)
-			for {
-				n, from, err := c.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				_, _ = c.WriteTo(bytes.ToUpper(buf[:n]), from)
-			}
-		}()
-		for _, size := range []int{5, 5000} { // the second in fragments
-			got := client.exec(t, "sh", "-c",
-				fmt.Sprintf("head -c %d /dev/zero | tr '\\0' x | timeout 20 nc -u %s %s | head -c %d | tr -d X | wc -c; echo", size, gateway, port, size))
-			if strings.TrimSpace(got) != "0" {
-				t.Errorf("%d bytes: %q", size, got)
-			}
-		}
-	})
+	t.Run("UDP, large datagrams too", func(t *testing.T) { checkUDP(t, client, gateway) })
 	t.Run("a published port, free again when its container is gone", func(t *testing.T) {
 		checkBig(t, fmt.Sprintf("http://%s:8080", gateway))
 		if got := client.exec(t, "sh", "-c", fmt.Sprintf("wget -q -O- http://%s:8080/big | wc -c", gateway)); got != "16777216\n" {
