@@ -1,6 +1,8 @@
 package cri
 
 import (
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/huskvm/husk/test/rig"
@@ -20,4 +22,19 @@ func census(t *testing.T) rig.Found {
 		// The lock is every sandbox's, and the bridge every pod's.
 		Lasting: []string{"lock", "husktest0"},
 	}.Take(t)
+}
+
+// newVMMs are the processes of VMMs that were not there before.
+func newVMMs(t *testing.T, before rig.Found) (pids []int) {
+	t.Helper()
+	for _, process := range before.Since(t, "process") {
+		if name, pid, _ := strings.Cut(process, " "); name == "husk-vmm" {
+			n, err := strconv.Atoi(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, n)
+		}
+	}
+	return pids
 }

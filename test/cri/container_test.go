@@ -7,8 +7,6 @@ import (
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/huskvm/husk/test/rig"
 )
 
 // shell is a container that runs a script.
@@ -21,13 +19,13 @@ const idle = "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done"
 
 // A pod of three containers is one VM: what each has of its own, and what they share.
 func TestThreeContainersShareAVM(t *testing.T) {
-	before, vmms := census(t), len(rig.Processes("husk-vmm"))
+	before := census(t)
 	p := newPod(t)
 	if s := p.status(); s.State != cri.PodSandboxState_SANDBOX_READY {
 		t.Errorf("state %s", s.State)
 	}
-	if n := len(rig.Processes("husk-vmm")); n != 1+vmms {
-		t.Errorf("%d VMMs", n)
+	if vmms := newVMMs(t, before); len(vmms) != 1 {
+		t.Errorf("VMMs %v", vmms)
 	}
 	boot := ""
 	for i, name := range []string{"one", "two", "three"} {
@@ -44,8 +42,8 @@ func TestThreeContainersShareAVM(t *testing.T) {
 			t.Errorf("%s is in another VM", name)
 		}
 	}
-	if n := len(rig.Processes("husk-vmm")); n != 1+vmms {
-		t.Errorf("%d VMMs", n)
+	if vmms := newVMMs(t, before); len(vmms) != 1 {
+		t.Errorf("VMMs %v", vmms)
 	}
 	p.remove()
 	before.Expect(t)

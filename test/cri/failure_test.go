@@ -3,31 +3,21 @@ package cri
 import (
 	"context"
 	"os"
-	"slices"
-	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/huskvm/husk/test/rig"
 )
 
 func TestKilledVMMEndsThePodAndAllItsContainers(t *testing.T) {
-	before, others := census(t), rig.Processes("husk-vmm")
+	before := census(t)
 	p := newPod(t)
 	one, two := p.start(shell("one", idle)), p.start(shell("two", idle))
-	vmm := ""
-	for _, pid := range rig.Processes("husk-vmm") {
-		if !slices.Contains(others, pid) {
-			vmm = pid
-		}
+	vmms := newVMMs(t, before)
+	if len(vmms) != 1 {
+		t.Fatalf("VMMs %v", vmms)
 	}
-	pid, err := strconv.Atoi(vmm)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+	if err := unix.Kill(vmms[0], unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	one.expectExit(137)

@@ -34,10 +34,10 @@ func footprint(t *testing.T, id string) map[string]float64 {
 
 func TestTheGuestsUseIsToldApartFromWhatHuskAdds(t *testing.T) {
 	b := start(t, []string{"--memory-limit", strconv.Itoa(128 << 20)}, "sleep", "1000")
-	idle, charged := footprint(t, b.id), hostCPU(t)
+	idle, charged := footprint(t, b.id), hostCPU(t, b.id)
 	b.exec(t, "sh", "-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done")
 	spun := footprint(t, b.id)
-	charged = hostCPU(t) - charged
+	charged = hostCPU(t, b.id) - charged
 	vcpu, overhead := spun["husk_vcpu_seconds_total"]-idle["husk_vcpu_seconds_total"], spun["husk_overhead_seconds_total"]-idle["husk_overhead_seconds_total"]
 	t.Logf("%.2f s by the cgroup: %.2f of the vCPU, %.2f beside it; %.0f MiB of the guest, %.1f beside it", charged, vcpu, overhead,
 		spun["husk_guest_memory_bytes"]/(1<<20), spun["husk_overhead_memory_bytes"]/(1<<20))
@@ -51,9 +51,9 @@ func TestTheGuestsUseIsToldApartFromWhatHuskAdds(t *testing.T) {
 }
 
 // hostCPU is what the sandbox's cgroup has used, in seconds.
-func hostCPU(t *testing.T) float64 {
+func hostCPU(t *testing.T, sandbox string) float64 {
 	t.Helper()
-	pid := boundProcesses(t)[0]
+	pid := boundProcesses(t, sandbox)[0]
 	file := cgroupFile(t, pid, "cpuacct", "cpuacct.usage", "cpu.stat")
 	text, err := os.ReadFile(file)
 	var usec uint64
@@ -96,7 +96,7 @@ func TestAnIdleVMWakesNobody(t *testing.T) {
 	b.exec(t, "true")
 	const window = 5 * time.Second
 	// QEMU wakes up for the timers of the guest's kernel, and emulates them.
-	for who, pids := range map[string][]int{"the shim": pidsOf(t, shimName), "the VMM": pidsOf(t, vmmName)} {
+	for who, pids := range map[string][]int{"the shim": pidsOf(t, b.id, shimName), "the VMM": pidsOf(t, b.id, vmmName)} {
 		var counts []int
 		eventually(t, who+" sleeps through five seconds", func() bool {
 			before := switches(t, pids)

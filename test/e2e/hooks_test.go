@@ -83,7 +83,7 @@ func TestPostStopHooksRunAfterAKilledShim(t *testing.T) {
 	}
 	id := args[len(args)-1]
 	eventually(t, "poststart", func() bool { return strings.Contains(said(), "poststart") && taskStatus(t, id) == "RUNNING" })
-	for _, pid := range pidsOf(t, shimName) {
+	for _, pid := range pidsOf(t, id, shimName) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	_ = cmd.Wait()

@@ -175,7 +175,7 @@ func TestHostNetworkListensAtTheHost(t *testing.T) {
 func TestHostNetworkDies(t *testing.T) {
 	before := census(t)
 	c := start(t, []string{"--net-host"}, "sleep", "1000")
-	for _, pid := range pidsOf(t, "husk-net") {
+	for _, pid := range pidsOf(t, c.id, "husk-net") {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	if got := c.exec(t, "echo", "here"); got != "here\n" {
@@ -199,7 +199,7 @@ func TestHostNetworkLeavesNothing(t *testing.T) {
 			before := census(t)
 			b := start(t, []string{"--net-host"}, webServer...)
 			checkBig(t, "http://127.0.0.1")
-			for _, pid := range pidsOf(t, victim) {
+			for _, pid := range pidsOf(t, b.id, victim) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 			b.wait(t)

@@ -100,7 +100,7 @@ func TestIOLimitsHoldTheVMMOnTheHost(t *testing.T) {
 		_ = cmd.Wait()
 	}()
 	eventually(t, "the container runs", func() bool { return taskStatus(t, id) == "RUNNING" })
-	file := cgroupFile(t, boundProcesses(t)[0], "blkio", "blkio.throttle.read_bps_device", "io.max")
+	file := cgroupFile(t, boundProcesses(t, id)[0], "blkio", "blkio.throttle.read_bps_device", "io.max")
 	if file == "" {
 		t.Skip("the host has no blkio controller")
 	}

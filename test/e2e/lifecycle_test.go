@@ -12,48 +12,13 @@ import (
 	"time"
 )
 
-// pidsOf lists the processes with a name.
-func pidsOf(t *testing.T, comm string) []int {
-	t.Helper()
-	var pids []int
-	for _, line := range census(t).Entries {
-		f := strings.Fields(line)
-		if len(f) == 3 && f[0] == "process" && strings.HasPrefix(f[1], comm) {
-			pid, err := strconv.Atoi(f[2])
-			if err != nil {
-				t.Fatal(err)
-			}
-			// Of the shim's short-lived start and delete, and the daemon that serves, the last is the shim.
-			args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if comm != shimName || strings.HasSuffix(strings.TrimRight(string(args), "\x00"), "serve") {
-				pids = append(pids, pid)
-			}
-		}
-	}
-	return pids
-}
-
-const (
-	shimName = "containerd-shim"
-	vmmName  = "husk-vmm"
-	qemuName = "husk-qemu"
-)
-
-// victims are the processes of a sandbox on the host.
-func victims() []string {
-	if *backend == "qemu" {
-		return []string{shimName, vmmName, qemuName}
-	}
-	return []string{shimName, vmmName}
-}
-
 func TestKilledWhileRunningIs137AndLeavesNothing(t *testing.T) {
 	for _, victim := range victims() {
 		t.Run(victim, func(t *testing.T) {
 			before := census(t)
 			events := watchEvents(t)
 			b := start(t, nil, "sleep", "1000")
-			for _, pid := range pidsOf(t, victim) {
+			for _, pid := range pidsOf(t, b.id, victim) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 			// With the shim gone, containerd breaks ctr's own wait off; the status is in the event.
@@ -79,7 +44,7 @@ func TestKilledWhileRunningIs137AndLeavesNothing(t *testing.T) {
 func startTakes(t *testing.T) time.Duration {
 	t.Helper()
 	b := launch(t, nil, "true")
-	eventually(t, "a shim is there", func() bool { return len(pidsOf(t, shimName)) > 0 })
+	eventually(t, "a shim is there", func() bool { return len(pidsOf(t, b.id, shimName)) > 0 })
 	begin := time.Now()
 	b.wait(t)
 	return time.Since(begin)
@@ -95,9 +60,9 @@ func TestKilledDuringCreateLeavesNothing(t *testing.T) {
 				moment := whole * time.Duration(i) / time.Duration(rounds)
 				before := census(t)
 				b := launch(t, nil, "sleep", "1000")
-				eventually(t, victim+" is there", func() bool { return len(pidsOf(t, victim)) > 0 })
+				eventually(t, victim+" is there", func() bool { return len(pidsOf(t, b.id, victim)) > 0 })
 				time.Sleep(moment)
-				for _, pid := range pidsOf(t, victim) {
+				for _, pid := range pidsOf(t, b.id, victim) {
 					_ = syscall.Kill(pid, syscall.SIGKILL)
 				}
 				if res := b.wait(t); res.Status == 0 {
@@ -161,7 +126,7 @@ func TestExitWhileContainerdIsDownIsDelivered(t *testing.T) {
 func TestContainerdKilledDuringCreateLeavesNothing(t *testing.T) {
 	before := census(t)
 	b := launch(t, nil, "sleep", "1000")
-	eventually(t, "a VMM is there", func() bool { return len(pidsOf(t, vmmName)) > 0 })
+	eventually(t, "a VMM is there", func() bool { return len(pidsOf(t, b.id, vmmName)) > 0 })
 	if err := shared.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +190,7 @@ func TestManyInARowLeaveNothing(t *testing.T) {
 		case kind >= 9-len(victims()):
 			victim := victims()[8-kind]
 			b := start(t, nil, "sleep", "1000")
-			for _, pid := range pidsOf(t, victim) {
+			for _, pid := range pidsOf(t, b.id, victim) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 			if res := b.wait(t); res.Status == 0 {

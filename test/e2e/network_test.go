@@ -350,7 +350,7 @@ func TestKilledVMLeavesNothingInTheNetworkNamespace(t *testing.T) {
 			if n.traces() == before {
 				t.Error("a running VM is not to be seen in its namespace")
 			}
-			for _, pid := range pidsOf(t, victim) {
+			for _, pid := range pidsOf(t, b.id, victim) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 			b.wait(t)

@@ -13,12 +13,6 @@ import (
 	"github.com/huskvm/husk/test/rig"
 )
 
-// boundProcesses are the sandbox's processes that belong into its cgroup.
-func boundProcesses(t *testing.T) []int {
-	t.Helper()
-	return append(pidsOf(t, vmmName), pidsOf(t, qemuName)...)
-}
-
 // cgroupOf is the path of a process's cgroup in a controller's hierarchy, as /proc tells it.
 func cgroupOf(t *testing.T, pid int, controller string) string {
 	t.Helper()
@@ -86,7 +80,7 @@ func TestTheVMMIsInTheCgroupThatTheEngineNamed(t *testing.T) {
 	flags, ending := named(t)
 	flags = append(flags, "--memory-limit", strconv.Itoa(64<<20))
 	b := start(t, flags, "sleep", "1000")
-	pids := boundProcesses(t)
+	pids := boundProcesses(t, b.id)
 	if len(pids) < len(victims())-1 {
 		t.Fatalf("processes %v", pids)
 	}
@@ -192,7 +186,7 @@ func TestLimitsAreUpdatedWithinTheVM(t *testing.T) {
 	}
 	update(t, b.id, `{"cpu":{"quota":100000,"period":100000}}`)
 	update(t, b.id, `{"cpu":{"quota":20000,"period":100000,"shares":512,"cpus":"0"}}`)
-	if f := cgroupFile(t, boundProcesses(t)[0], "cpuset", "cpuset.cpus", "cpuset.cpus"); f != "" {
+	if f := cgroupFile(t, boundProcesses(t, b.id)[0], "cpuset", "cpuset.cpus", "cpuset.cpus"); f != "" {
 		if text, err := os.ReadFile(f); err != nil || strings.TrimSpace(string(text)) != "0" {
 			t.Errorf("the VMM's CPUs are %q, %v", text, err)
 		}
@@ -259,9 +253,9 @@ func seconds(t *testing.T, text string) (sum float64) {
 
 func TestMemoryComesBackToTheHost(t *testing.T) {
 	b := start(t, []string{"--annotation", "io.husk.memory=1GiB"}, "sleep", "1000")
-	pids := pidsOf(t, vmmName)
+	pids := pidsOf(t, b.id, vmmName)
 	if *backend == "qemu" {
-		pids = pidsOf(t, qemuName)
+		pids = pidsOf(t, b.id, qemuName)
 	}
 	const mib = 1 << 20
 	ctr(t, "task", "exec", "--exec-id", "warm", b.id, "true")
@@ -296,7 +290,7 @@ func TestOutOfMemoryOnTheHostIs137AndTold(t *testing.T) {
 	before := census(t)
 	events := watchEvents(t)
 	b := start(t, nil, "sh", "-c", "sleep 1000")
-	pid := boundProcesses(t)[0]
+	pid := boundProcesses(t, b.id)[0]
 	limit := cgroupFile(t, pid, "memory", "memory.limit_in_bytes", "memory.max")
 	if limit == "" {
 		t.Skip("the host has no memory controller")
