@@ -58,7 +58,7 @@ func run() error {
 	// The host answers both the mount and the dial; neither waits for the other.
 	shares := sync.OnceValue(boot.MountShares)
 	go shares()
-	if err := boot.Limits(); err != nil {
+	if err := errors.Join(boot.Limits(), boot.LetSleep()); err != nil {
 		return err
 	}
 	if err := netcfg.LoopbackUp(); err != nil {

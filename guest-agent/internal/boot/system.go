@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -25,6 +26,16 @@ func Limits() error {
 		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: l.value, Max: l.value}); err != nil {
 			return fmt.Errorf("set rlimit %d: %w", l.resource, err)
 		}
+	}
+	return nil
+}
+
+// LetSleep stops the kernel from looking twice a second whether memory is worth compacting before somebody needs that:
+// an idle VM costs its host nothing.
+func LetSleep() error {
+	err := os.WriteFile("/proc/sys/vm/compaction_proactiveness", []byte("0"), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without compaction has no such file
+		return fmt.Errorf("end proactive compaction: %w", err)
 	}
 	return nil
 }
@@ -62,7 +73,7 @@ func (r record) Write(line []byte) (int, error) {
 // syncTime bounds how long file systems may take at the end: the host may be gone already.
 const syncTime = 5 * time.Second
 
-// Off ends the VM. With reboot=t on the kernel's command line a restart is its exit, at once.
+// Off ends the VM: a restart is its exit, at once.
 func Off() {
 	synced := make(chan struct{})
 	go func() {

@@ -34,6 +34,11 @@ func newRing() (*ring, error) {
 		err = unix.SetNonblock(fd, true)
 	}
 	if err != nil {
+		for _, page := range [][]byte{r.consumer, r.producer} {
+			if page != nil {
+				_ = unix.Munmap(page)
+			}
+		}
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("map a ring buffer: %w", err)
 	}

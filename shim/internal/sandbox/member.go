@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
@@ -216,11 +217,12 @@ func (s *Sandbox) release(ctx context.Context, m *member) error {
 			names = append(names, bind.Name)
 		}
 		for _, name := range names {
-			if _, err := v.machine.API().RemoveShare(ctx, &vmmv1.RemoveShareRequest{Name: name}); err != nil {
-				err = errgrpc.ToNative(err)
-				if !errdefs.IsNotFound(err) {
-					errs = append(errs, fmt.Errorf("take share %s from the guest: %w", name, err))
-				}
+			_, err := v.machine.API().RemoveShare(ctx, &vmmv1.RemoveShareRequest{Name: name})
+			if err == nil || errors.Is(err, ttrpc.ErrClosed) { // the VM has ended meanwhile
+				continue
+			}
+			if err = errgrpc.ToNative(err); !errdefs.IsNotFound(err) {
+				errs = append(errs, fmt.Errorf("take share %s from the guest: %w", name, err))
 			}
 		}
 	}
