@@ -183,3 +183,17 @@ func TestAMappedMountShowsOtherOwners(t *testing.T) {
 	s.Mounts = append(s.Mounts, bind(host, "/plain", "rbind"), m)
 	lines(t, s, "0:0", "1000:2000")
 }
+
+// The kernel forgets the formats that were registered through a mount of binfmt_misc with the last such mount.
+func TestRegisteredFormatsOutlastTheirMount(t *testing.T) {
+	res := ctrRun(t, []string{"--privileged"}, "sh", "-ec", `
+		mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
+		echo ':husk:M::HUSK::/bin/cat:F' >/proc/sys/fs/binfmt_misc/register
+		umount /proc/sys/fs/binfmt_misc
+		printf 'HUSK runs\n' >/program
+		chmod +x /program
+		/program`)
+	if res.Stdout != "HUSK runs\n" {
+		t.Errorf("%+v", res)
+	}
+}

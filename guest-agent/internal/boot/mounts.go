@@ -25,6 +25,8 @@ const secure = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
 // mounts are made in this order, below the new root.
 var mounts = []mount{
 	{"proc", "/proc", "proc", secure, ""},
+	// As on a host: what a container registers would otherwise go with its own mount.
+	{"binfmt_misc", "/proc/sys/fs/binfmt_misc", "binfmt_misc", secure, ""},
 	{"sysfs", "/sys", "sysfs", secure, ""},
 	{"cgroup2", "/sys/fs/cgroup", "cgroup2", secure, ""},
 	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=755"},
