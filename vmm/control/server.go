@@ -129,8 +129,9 @@ func (s *Server) config(r *vmmv1.BootRequest) (cfg machine.Config, workdir *os.F
 		cfg.Shares = append(cfg.Shares, shareOf(share, take(share.GetFd())))
 	}
 	for _, disk := range r.GetDisks() {
-		cfg.Disks = append(cfg.Disks, machine.Disk{Serial: disk.GetSerial(), File: take(disk.GetFd()), ReadOnly: disk.GetReadOnly()})
+		cfg.Disks = append(cfg.Disks, diskOf(disk, take(disk.GetFd())))
 	}
+	cfg.SpareDisks = int(r.GetSpareDisks())
 	for _, nic := range r.GetNics() {
 		if nic.GetMtu() > math.MaxUint16 {
 			err = errors.Join(err, fmt.Errorf("MTU %d of a network interface is more than %d", nic.GetMtu(), math.MaxUint16))
@@ -221,6 +222,30 @@ func (s *Server) RemoveShare(_ context.Context, r *vmmv1.RemoveShareRequest) (*v
 	return &vmmv1.RemoveShareResponse{}, s.with(func(m *machine.Machine) error { return m.RemoveShare(r.GetName()) })
 }
 
+func diskOf(d *vmmv1.Disk, f *os.File) machine.Disk {
+	return machine.Disk{Serial: d.GetSerial(), File: f, ReadOnly: d.GetReadOnly()}
+}
+
+// AddDisk implements the API.
+func (s *Server) AddDisk(_ context.Context, r *vmmv1.AddDiskRequest) (*vmmv1.AddDiskResponse, error) {
+	f, err := s.donations.Take(r.GetDisk().GetFd())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return &vmmv1.AddDiskResponse{}, s.with(func(m *machine.Machine) error {
+		err := m.AddDisk(diskOf(r.GetDisk(), f))
+		if errors.Is(err, machine.ErrNoRoom) {
+			return status.Error(codes.ResourceExhausted, err.Error())
+		}
+		return err
+	})
+}
+
+// RemoveDisk implements the API.
+func (s *Server) RemoveDisk(_ context.Context, r *vmmv1.RemoveDiskRequest) (*vmmv1.RemoveDiskResponse, error) {
+	return &vmmv1.RemoveDiskResponse{}, s.with(func(m *machine.Machine) error { return m.RemoveDisk(r.GetSerial()) })
+}
+
 // Info implements the API.
 func (s *Server) Info(context.Context, *vmmv1.InfoRequest) (*vmmv1.InfoResponse, error) {
 	r := &vmmv1.InfoResponse{}
@@ -244,8 +269,9 @@ func (s *Server) with(do func(*machine.Machine) error) error {
 	if m == nil {
 		return status.Error(codes.FailedPrecondition, "the machine is not booted")
 	}
-	if err := do(m); err != nil {
+	err := do(m)
+	if _, ok := status.FromError(err); !ok {
 		return status.Error(codes.Unknown, err.Error())
 	}
-	return nil
+	return err
 }

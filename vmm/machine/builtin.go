@@ -100,6 +100,8 @@ func (b *builtin) attachNIC(n NIC) error {
 	return errors.Join(errors.New("the built-in VMM has no network devices of its own"), n.Tap.Close())
 }
 
+func (b *builtin) room() int { return arch.MaxSlots - len(b.slots) }
+
 // attach puts a device on the bus, and its interrupt and doorbells into KVM.
 func (b *builtin) attach(d virtio.Device) error {
 	slot, err := arch.MMIOSlot(len(b.slots))

@@ -32,8 +32,10 @@ type Config struct {
 	Shares    []Share
 	Disks     []Disk
 	NICs      []NIC
-	Console   io.Writer // gets the guest's console live; nil keeps it in the ring only
-	Input     io.Reader // what the guest reads from its console; may be nil
+	// SpareDisks is how many disks may come later, at a time; less, when there is no room for so many devices.
+	SpareDisks int
+	Console    io.Writer // gets the guest's console live; nil keeps it in the ring only
+	Input      io.Reader // what the guest reads from its console; may be nil
 	// Serial, when set, gets a serial port's output, from the kernel's first message on. Each byte is an exit:
 	// for development only.
 	Serial io.Writer

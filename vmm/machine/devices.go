@@ -63,10 +63,11 @@ func (m *Machine) createDevices(cfg *Config) error {
 			return err
 		}
 	}
+	queues := min(cfg.VCPUs, 4)
 	for len(disks) > 0 {
 		d := disks[0]
 		disks = disks[1:]
-		device, err := blk.New(blk.Config{File: d.File, ReadOnly: d.ReadOnly, Serial: d.Serial, Queues: min(cfg.VCPUs, 4)})
+		device, err := blk.New(blk.Config{File: d.File, ReadOnly: d.ReadOnly, Serial: d.Serial, Queues: queues})
 		if err != nil {
 			return err
 		}
@@ -89,6 +90,17 @@ func (m *Machine) createDevices(cfg *Config) error {
 			return err
 		}
 		m.closers = append(m.closers, device.Close)
+		if err := m.hypervisor.attach(device); err != nil {
+			return err
+		}
+	}
+	for range min(cfg.SpareDisks, m.hypervisor.room()) {
+		device, err := blk.NewSpare(queues)
+		if err != nil {
+			return err
+		}
+		m.closers = append(m.closers, device.Close)
+		m.late.spare = append(m.late.spare, device)
 		if err := m.hypervisor.attach(device); err != nil {
 			return err
 		}

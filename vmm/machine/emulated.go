@@ -27,6 +27,7 @@ type emulated struct {
 	log     *slog.Logger
 	marks   *marks.List
 	console *console.Ring
+	arch    string
 
 	devices  []qemu.Device
 	nics     []qemu.NIC
@@ -37,7 +38,7 @@ type emulated struct {
 }
 
 func newEmulated(cfg *Config, ring *console.Ring) *emulated {
-	return &emulated{log: cfg.Log, marks: cfg.Marks, console: ring}
+	return &emulated{log: cfg.Log, marks: cfg.Marks, console: ring, arch: cmp.Or(cfg.QEMU.Arch, runtime.GOARCH)}
 }
 
 // has: QEMU's own console, random numbers and balloon do as well as ours. Its vhost-user for networks takes sockets only
@@ -49,6 +50,12 @@ func (e *emulated) has(id virtio.ID) bool {
 func (e *emulated) attachNIC(n NIC) error {
 	e.nics = append(e.nics, qemu.NIC{Tap: n.Tap, MAC: n.MAC, MTU: n.MTU})
 	return nil
+}
+
+// room is none for an architecture that load will refuse.
+func (e *emulated) room() int {
+	n, _ := qemu.Room(e.arch, len(e.devices)+len(e.nics))
+	return n
 }
 
 // attach serves a device to QEMU over a socket pair.
@@ -101,14 +108,13 @@ func (e *emulated) load(cfg *Config) error {
 	}
 	e.terminal = terminal
 	e.pump(cfg)
-	arch := cmp.Or(cfg.QEMU.Arch, runtime.GOARCH)
 	if cfg.VCPUs > 1 { // how those are emulated depends on the version
-		if cfg.QEMU.Binary, err = qemu.Find(arch, cfg.QEMU.Binary.Path); err != nil {
+		if cfg.QEMU.Binary, err = qemu.Find(e.arch, cfg.QEMU.Binary.Path); err != nil {
 			return errors.Join(err, theirs.Close())
 		}
 	}
 	q := qemu.Config{
-		Binary: cfg.QEMU.Binary, Arch: arch, KVM: cfg.QEMU.Accelerated,
+		Binary: cfg.QEMU.Binary, Arch: e.arch, KVM: cfg.QEMU.Accelerated,
 		VCPUs: cfg.VCPUs, MemoryBytes: cfg.Memory,
 		Kernel: cfg.Kernel, Initramfs: cfg.Initramfs, Cmdline: cfg.Cmdline,
 		Devices: e.devices, NICs: e.nics, Console: theirs, Log: e.log,
@@ -117,7 +123,7 @@ func (e *emulated) load(cfg *Config) error {
 		e.log.Warn("the guest gets fewer vCPUs: emulating several takes QEMU 8.1 or newer",
 			"vcpus", n, "wanted", q.VCPUs, "qemu", q.Binary.Version.String())
 	}
-	for _, w := range slices.Backward(qemu.KernelWords(arch, cfg.QEMU.Accelerated)) {
+	for _, w := range slices.Backward(qemu.KernelWords(e.arch, cfg.QEMU.Accelerated)) {
 		q.Cmdline = w.Word + " " + q.Cmdline
 	}
 	// All files are QEMU's from here on.
@@ -125,7 +131,7 @@ func (e *emulated) load(cfg *Config) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	if e.process, err = qemu.Start(ctx, q); err != nil {
-		if _, unfit := qemu.Find(arch, cfg.QEMU.Binary.Path); unfit != nil {
+		if _, unfit := qemu.Find(e.arch, cfg.QEMU.Binary.Path); unfit != nil {
 			return unfit
 		}
 		return err

@@ -13,6 +13,8 @@ type hypervisor interface {
 	attach(virtio.Device) error
 	// attachNIC is attach for a hypervisor that has network devices of its own. The tap is the hypervisor's.
 	attachNIC(NIC) error
+	// room is how many more devices fit.
+	room() int
 	// load makes all ready for the guest's first instruction.
 	load(*Config) error
 	start() error

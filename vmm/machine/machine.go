@@ -29,6 +29,7 @@ type Machine struct {
 	hypervisor hypervisor    // nil when New failed before it
 	vsock      *vsock.Device // nil when the guest has none
 	shares     *fs.Device
+	late       lateDisks
 	closers    []func() error // the devices', run in reverse order
 }
 

@@ -100,8 +100,8 @@ func TestConfigurationsThatCannotBe(t *testing.T) {
 		"kind":    {func(c *Config) { c.Devices = []Device{{Front: os.Stdin, Kind: 9}} }, "unknown kind"},
 		"nic":     {func(c *Config) { c.NICs = []NIC{{MAC: make(net.HardwareAddr, 6)}} }, "needs a tap"},
 		"mac":     {func(c *Config) { c.NICs = []NIC{{Tap: os.Stdin, MAC: make(net.HardwareAddr, 8)}} }, "an Ethernet address"},
-		"nics":    {func(c *Config) { c.NICs = make([]NIC, 7) }, "room for 8, of which it needs 2"},
-		"devices": {func(c *Config) { c.Devices = make([]Device, 7) }, "room for 8, of which it needs 2"},
+		"nics":    {func(c *Config) { c.NICs = make([]NIC, 7) }, "room for 8, of which it needs 3"},
+		"devices": {func(c *Config) { c.Devices = make([]Device, 7) }, "room for 8, of which it needs 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := Config{Binary: Binary{Path: "/q"}, Arch: "amd64", VCPUs: 1, MemoryBytes: 1 << 20, Kernel: os.Stdin}

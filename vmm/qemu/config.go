@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -71,9 +72,8 @@ func (c *Config) check() error {
 	case strings.ContainsRune(c.Cmdline, 0):
 		return errors.New("the kernel's command line has a NUL byte")
 	}
-	if n := len(c.Devices) + len(c.NICs) + ownDevices(c); b.slots > 0 && n > b.slots {
-		return fmt.Errorf("%d devices: QEMU's machine %s has room for %d, of which it needs %d itself",
-			len(c.Devices)+len(c.NICs), b.machine, b.slots, ownDevices(c))
+	if n := len(c.Devices) + len(c.NICs); b.room(n) < 0 {
+		return fmt.Errorf("%d devices: QEMU's machine %s has room for %d, of which it needs %d itself", n, b.machine, b.slots, ownDevices)
 	}
 	for i, d := range c.Devices {
 		switch {
@@ -95,12 +95,20 @@ func (c *Config) check() error {
 	return nil
 }
 
-// ownDevices counts the console, the entropy source and the balloon.
-func ownDevices(c *Config) int {
-	if c.Console == nil {
-		return 2
+// ownDevices are the console, the entropy source and the balloon.
+const ownDevices = 3
+
+// Room is how many devices fit into an architecture's machine beside n.
+func Room(arch string, n int) (int, error) {
+	b, err := boardOf(arch)
+	return b.room(n), err
+}
+
+func (b board) room(n int) int {
+	if b.slots == 0 {
+		return math.MaxInt
 	}
-	return 3
+	return b.slots - ownDevices - n
 }
 
 func (c *Config) close() {

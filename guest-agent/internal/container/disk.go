@@ -4,9 +4,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // number is a block device's.
@@ -43,6 +48,43 @@ func numberOf(serial string) (n number, err error) {
 		return n, fmt.Errorf("parse the number %q of %s: %w", text, device, err)
 	}
 	return n, nil
+}
+
+// capacityTime is what the kernel may take to see that a disk has come, or has another size than the one before it in the
+// same device: it looks in a work item of its own.
+const capacityTime = 30 * time.Second
+
+// settle waits until a disk is as large as it should be, and makes it writable or not: a device that disks come into
+// does not say that of itself.
+func settle(device string, s *agentv1.Storage) error {
+	path := filepath.Join("/sys/block", filepath.Base(device), "size")
+	want := strconv.FormatUint(s.GetSectors(), 10)
+	for end := time.Now().Add(capacityTime); s.GetSectors() > 0; time.Sleep(2 * time.Millisecond) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		got := strings.TrimSpace(string(text))
+		if got == want {
+			break
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s has %s sectors, not %s", device, got, want)
+		}
+	}
+	f, err := os.Open(device)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	readOnly := 0
+	if slices.Contains(s.GetOptions(), "ro") {
+		readOnly = 1
+	}
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.BLKROSET, readOnly); err != nil {
+		return fmt.Errorf("set whether %s can be written: %w", device, err)
+	}
+	return nil
 }
 
 // renumber makes limits of the host's devices those of their stand-ins. The others are the guest's own already.

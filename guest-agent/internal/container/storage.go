@@ -61,6 +61,9 @@ func mountStorage(s *agentv1.Storage) error {
 		if device, err = findDevice(s.GetSerial()); err != nil {
 			return err
 		}
+		if err := settle(device, s); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(s.GetTarget(), 0o755); err != nil {
 		return err

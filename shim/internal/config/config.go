@@ -64,6 +64,9 @@ type Config struct {
 	HostNetwork     string `toml:"host_network"`     // "user" or "none"
 	SpareInterfaces uint32 `toml:"spare_interfaces"` // devices for interfaces that come after the start
 
+	// SpareDisks are devices for the roots of a pod's further containers; nil is as many as the snapshotter suggests.
+	SpareDisks *uint32 `toml:"spare_disks"`
+
 	ShimCgroup string `toml:"shim_cgroup"` // path of the cgroup that shims go into; empty leaves them in the engine's
 
 	MissingExecutable  string   `toml:"missing_executable"` // "exit" or "error"
@@ -196,8 +199,8 @@ func (c *Config) decode(name string, data []byte) error {
 }
 
 var keys = []string{
-	"vmm", "qemu", "vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "host_network", "spare_interfaces", "shim_cgroup",
-	"missing_executable", "boot_timeout", "clock_interval", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
+	"vmm", "qemu", "vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "host_network", "spare_interfaces",
+	"spare_disks", "shim_cgroup", "missing_executable", "boot_timeout", "clock_interval", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
 }
 
 func (c *Config) check() error {

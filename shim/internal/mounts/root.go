@@ -5,6 +5,7 @@ package mounts
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -32,6 +33,7 @@ type Disk struct {
 	FSType   string
 	Options  []string
 	ReadOnly bool
+	Sectors  uint64 // of 512 bytes
 	// Devices are the host's that it stands for: itself, or the one that the image is on, and what that is a part of.
 	Devices []bundle.Device
 }
@@ -49,7 +51,7 @@ func OpenRoot(mounts []*types.Mount, target, path string) (*Root, error) {
 		}
 		return &Root{File: f}, nil
 	}
-	if len(mounts) == 1 && slices.Contains(diskTypes, mounts[0].Type) {
+	if OnDisk(mounts) {
 		return openDisk(mounts[0])
 	}
 	if err := os.MkdirAll(target, 0o711); err != nil {
@@ -70,6 +72,11 @@ func OpenRoot(mounts []*types.Mount, target, path string) (*Root, error) {
 		return nil, errors.Join(fmt.Errorf("open the root file system: %w", err), unmount(target))
 	}
 	return &Root{File: f, target: target}, nil
+}
+
+// OnDisk says whether the mounts make a root that is a disk.
+func OnDisk(mounts []*types.Mount) bool {
+	return len(mounts) == 1 && slices.Contains(diskTypes, mounts[0].Type)
 }
 
 // Close ends the root's use on the host. The VM must be gone, or have given its share up.
@@ -125,6 +132,9 @@ func openDisk(m *types.Mount) (*Root, error) {
 	}
 	if err == nil {
 		disk.Devices = devicesOf(info.Sys().(*syscall.Stat_t))
+		var size int64
+		size, err = f.Seek(0, io.SeekEnd)
+		disk.Sectors = uint64(size) / 512
 	}
 	if err != nil {
 		f.Close()

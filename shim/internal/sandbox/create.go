@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/api/types"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -122,6 +121,8 @@ type plan struct {
 	size   bundle.Size
 	cgroup *hostcgroup.Cgroup
 	assets assets
+	// spareDisks are for the roots of the pod's other containers.
+	spareDisks uint32
 }
 
 func (s *Sandbox) plan(r Request, spec *specs.Spec) (*plan, error) {
@@ -137,7 +138,7 @@ func (s *Sandbox) plan(r Request, spec *specs.Spec) (*plan, error) {
 	if c.Debug {
 		_ = log.SetLevel("debug")
 	}
-	p := &plan{config: c}
+	p := &plan{config: c, spareDisks: spareDisks(c, r, spec)}
 	if p.guest, err = bundle.ForGuest(r.ID, spec); err != nil {
 		return nil, err
 	}
@@ -177,6 +178,7 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) erro
 	if request.Shares, request.Disks, err = p.donate(v.machine); err != nil {
 		return v.explain(err)
 	}
+	request.SpareDisks = plan.spareDisks
 	if request.Nics, err = v.donateNICs(); err != nil {
 		return v.explain(err)
 	}
@@ -237,18 +239,8 @@ func (s *Sandbox) createMember(ctx context.Context, r Request, spec *specs.Spec)
 	if err := m.runHooks(ctx, v); err != nil {
 		return err
 	}
-	shares, disks, err := m.donate(v.machine)
-	if err != nil {
-		return err
-	}
-	if len(disks) > 0 {
-		return fmt.Errorf("container %s: a root on a disk cannot be added to a running VM yet; use the overlayfs snapshotter for pods: %w",
-			r.ID, errdefs.ErrNotImplemented)
-	}
-	for _, share := range shares {
-		if _, err := v.machine.API().AddShare(ctx, &vmmv1.AddShareRequest{Share: share}); err != nil {
-			return fmt.Errorf("share %s with the guest: %w", share.Name, errgrpc.ToNative(err))
-		}
+	if err := v.give(ctx, m); err != nil {
+		return fmt.Errorf("container %s: %w", r.ID, err)
 	}
 	return s.createContainer(ctx, v, r, m)
 }

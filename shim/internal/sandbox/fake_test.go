@@ -173,6 +173,14 @@ func (f vmmAPI) RemoveShare(_ context.Context, r *vmmv1.RemoveShareRequest) (*vm
 	return &vmmv1.RemoveShareResponse{}, f.called("vmm.RemoveShare %s", r.Name)
 }
 
+func (f vmmAPI) AddDisk(_ context.Context, r *vmmv1.AddDiskRequest) (*vmmv1.AddDiskResponse, error) {
+	return &vmmv1.AddDiskResponse{}, f.called("vmm.AddDisk %s", r.Disk.Serial)
+}
+
+func (f vmmAPI) RemoveDisk(_ context.Context, r *vmmv1.RemoveDiskRequest) (*vmmv1.RemoveDiskResponse, error) {
+	return &vmmv1.RemoveDiskResponse{}, f.called("vmm.RemoveDisk %s", r.Serial)
+}
+
 // agentAPI is the guest's service.
 type agentAPI struct{ *fakeVMM }
 

@@ -8,9 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
-	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
@@ -181,7 +179,7 @@ func (m *member) storages(identity bundle.Identity) (list []*agentv1.Storage) {
 	} else if disk := m.root.Disk; disk != nil {
 		list = append(list, &agentv1.Storage{
 			Serial: m.guest.RootID, Fstype: disk.FSType, Options: disk.Options, Target: bundle.DiskPath(m.guest.RootID),
-			StandsFor: standsFor(disk.Devices),
+			StandsFor: standsFor(disk.Devices), Sectors: disk.Sectors,
 		})
 	}
 	if identity.Kind == bundle.Pod {
@@ -210,21 +208,9 @@ func (s *Sandbox) release(ctx context.Context, m *member) error {
 	s.mu.Lock()
 	v := s.vm
 	s.mu.Unlock()
-	var errs []error
-	if !m.first && v != nil && v.ctx.Err() == nil && m.root != nil && m.root.Disk == nil {
-		names := []string{m.prepared.guest.RootID}
-		for _, bind := range m.prepared.guest.Binds {
-			names = append(names, bind.Name)
-		}
-		for _, name := range names {
-			_, err := v.machine.API().RemoveShare(ctx, &vmmv1.RemoveShareRequest{Name: name})
-			if err == nil || errors.Is(err, ttrpc.ErrClosed) { // the VM has ended meanwhile
-				continue
-			}
-			if err = errgrpc.ToNative(err); !errdefs.IsNotFound(err) {
-				errs = append(errs, fmt.Errorf("take share %s from the guest: %w", name, err))
-			}
-		}
+	var err error
+	if !m.first && v != nil && v.ctx.Err() == nil {
+		err = v.takeBack(ctx, m)
 	}
-	return errors.Join(append(errs, m.prepared.close())...)
+	return errors.Join(err, m.prepared.close())
 }

@@ -50,6 +50,11 @@ func start(t testing.TB, cfg Config, features uint64) *guest {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return run(t, dev, features)
+}
+
+func run(t testing.TB, dev *Device, features uint64) *guest {
+	t.Helper()
 	g := &guest{Driver: virtiotest.NewDriver(t, 8<<20), t: t, dev: dev}
 	for range dev.Queues() {
 		g.q = append(g.q, g.NewQueue(queueSize))

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"github.com/huskvm/husk/vmm/virtio"
 )
@@ -28,47 +29,33 @@ type Config struct {
 
 // Device is a block device. Close releases the file.
 type Device struct {
-	disk     *disk
 	config   config
-	readOnly bool
+	readOnly bool // for good
 	workers  virtio.Workers
+
+	media     sync.RWMutex // held for reading while a request is carried out
+	disk      *disk        // that of a spare device without one has no file
+	transport virtio.Transport
 }
 
 // New looks at the file and makes a device of it. Its size then is the disk's, in whole sectors of 512 bytes.
 func New(cfg Config) (*Device, error) {
-	if cfg.File == nil {
-		return nil, errors.New("disk without a file")
-	}
-	d, err := newDevice(cfg)
-	if err != nil {
-		_ = cfg.File.Close()
-		return nil, fmt.Errorf("disk %s: %w", cfg.File.Name(), err)
-	}
-	return d, nil
-}
-
-func newDevice(cfg Config) (*Device, error) {
-	if len(cfg.Serial) > serialSize {
-		return nil, fmt.Errorf("serial %q has %d bytes, more than %d", cfg.Serial, len(cfg.Serial), serialSize)
-	}
-	queues := max(cfg.Queues, 1)
-	if queues > maxQueues {
-		return nil, fmt.Errorf("%d queues are more than %d", queues, maxQueues)
-	}
-	g, err := measure(cfg.File, cfg.ReadOnly)
+	d, err := openDisk(cfg)
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{
-		disk:     &disk{file: cfg.File, fd: int(cfg.File.Fd()), sectors: g.sectors},
-		readOnly: cfg.ReadOnly,
-		config: config{
-			sectors: g.sectors, blockSize: g.blockSize, physical: g.physical,
-			segMax: queueSize - 2, queues: uint16(queues),
-		},
+	return newDevice(d, cfg.Queues, cfg.ReadOnly)
+}
+
+func newDevice(d *disk, queues int, readOnly bool) (*Device, error) {
+	queues = max(queues, 1)
+	if queues > maxQueues {
+		return nil, errors.Join(fmt.Errorf("%d queues are more than %d", queues, maxQueues), d.close())
 	}
-	copy(d.disk.serial[:], cfg.Serial)
-	return d, nil
+	return &Device{
+		disk: d, readOnly: readOnly,
+		config: config{blockSize: d.blockSize, physical: d.physical, segMax: queueSize - 2, queues: uint16(queues)},
+	}, nil
 }
 
 // ID implements virtio.Device.
@@ -97,7 +84,9 @@ func (d *Device) Queues() []uint16 {
 
 // ReadConfig implements virtio.Device.
 func (d *Device) ReadConfig(p []byte, off uint32) {
-	space := d.config.bytes()
+	d.media.RLock()
+	space := d.config.bytes(d.disk.sectors)
+	d.media.RUnlock()
 	virtio.ReadConfigBytes(space[:], p, off)
 }
 
@@ -106,6 +95,7 @@ func (d *Device) WriteConfig([]byte, uint32) {}
 
 // Activate implements virtio.Device.
 func (d *Device) Activate(a *virtio.Activation) error {
+	d.setTransport(a.Transport)
 	for _, vq := range a.Queues {
 		d.serve(vq, a)
 	}
@@ -114,10 +104,17 @@ func (d *Device) Activate(a *virtio.Activation) error {
 
 // Reset implements virtio.Device. It waits for the requests in flight; no write happens after it.
 func (d *Device) Reset() error {
+	d.setTransport(nil)
 	d.workers.Stop()
 	return nil
 }
 
+func (d *Device) setTransport(t virtio.Transport) {
+	d.media.Lock()
+	defer d.media.Unlock()
+	d.transport = t
+}
+
 // Close releases the file, after the last Reset. It does not flush: what the guest wants on stable storage it
 // says.
-func (d *Device) Close() error { return d.disk.file.Close() }
+func (d *Device) Close() error { return d.disk.close() }

@@ -11,14 +11,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// disk is the file behind a device.
+// disk is the file behind a device; without one it has no sectors, and its descriptor is nobody's.
 type disk struct {
-	file    *os.File
-	fd      int
-	sectors uint64
-	serial  [serialSize]byte
+	geometry
+	file     *os.File
+	fd       int
+	readOnly bool
+	serial   [serialSize]byte
 
 	complained sync.Once
+}
+
+// openDisk makes a disk of a file, which is closed if it can't be.
+func openDisk(cfg Config) (*disk, error) {
+	if cfg.File == nil {
+		return nil, errors.New("disk without a file")
+	}
+	g, err := measure(cfg.File, cfg.ReadOnly)
+	if len(cfg.Serial) > serialSize {
+		err = fmt.Errorf("serial %q has %d bytes, more than %d", cfg.Serial, len(cfg.Serial), serialSize)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("disk %s: %w", cfg.File.Name(), err), cfg.File.Close())
+	}
+	d := &disk{geometry: g, file: cfg.File, fd: int(cfg.File.Fd()), readOnly: cfg.ReadOnly}
+	copy(d.serial[:], cfg.Serial)
+	return d, nil
+}
+
+func (d *disk) close() error {
+	if d.file == nil {
+		return nil
+	}
+	return d.file.Close()
 }
 
 // covers says whether n bytes from sector on are whole sectors of the disk.

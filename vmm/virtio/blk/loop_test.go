@@ -44,8 +44,8 @@ func TestABlockDeviceOfTheHost(t *testing.T) {
 	f := image(t, 512)
 	defer f.Close()
 	g := start(t, Config{File: loop(t, f)}, allFeatures)
-	if c := g.dev.config; c.sectors != 512 || c.blockSize != 4096 {
-		t.Fatalf("%d sectors, blocks of %d bytes", c.sectors, c.blockSize)
+	if n, size := g.dev.disk.sectors, g.dev.config.blockSize; n != 512 || size != 4096 {
+		t.Fatalf("%d sectors, blocks of %d bytes", n, size)
 	}
 	want := g.contents()
 	data := bytes.Repeat([]byte("block"), 4096)[:16384]

@@ -11,7 +11,6 @@ import (
 // request is what one worker needs to carry requests out, one after the other, without allocating.
 type request struct {
 	disk         *disk
-	readOnly     bool
 	writeThrough bool // the driver relies on finished writes being stable
 
 	scratch [headerSize]byte // also of an extent
@@ -55,7 +54,7 @@ func (r *request) execute(c *queue.Chain, h header) (status byte) {
 		_, _ = c.Write(serial[:min(serialSize, c.WritableLen()-1)])
 		return statusOK
 	case typeFlush:
-		if r.readOnly {
+		if r.disk.readOnly || r.disk.file == nil {
 			return statusOK
 		}
 		return r.result(unix.Fdatasync(r.disk.fd))
@@ -63,7 +62,7 @@ func (r *request) execute(c *queue.Chain, h header) (status byte) {
 	default:
 		return statusUnsupp
 	}
-	if r.readOnly {
+	if r.disk.readOnly || r.disk.file == nil {
 		return statusIOErr
 	}
 	if h.kind == typeOut {

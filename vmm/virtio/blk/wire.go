@@ -76,7 +76,6 @@ const (
 
 // config is what is variable of struct virtio_blk_config (§5.2.4).
 type config struct {
-	sectors   uint64
 	segMax    uint32
 	blockSize uint32
 	physical  uint8 // physical block size, as a power of two of blockSize
@@ -85,9 +84,9 @@ type config struct {
 
 const configSize = 60
 
-func (c *config) bytes() (b [configSize]byte) {
+func (c *config) bytes(sectors uint64) (b [configSize]byte) {
 	le := binary.LittleEndian
-	le.PutUint64(b[0:], c.sectors)
+	le.PutUint64(b[0:], sectors)
 	le.PutUint32(b[12:], c.segMax)
 	le.PutUint32(b[20:], c.blockSize)
 	b[24] = c.physical

@@ -2,6 +2,7 @@ package blk
 
 import (
 	"github.com/huskvm/husk/vmm/virtio"
+	"github.com/huskvm/husk/vmm/virtio/queue"
 )
 
 // inFlight is how many requests of one queue are worked on at once, so that a slow one doesn't hold up the rest.
@@ -21,16 +22,12 @@ func (d *Device) serve(vq *virtio.Virtqueue, a *virtio.Activation) {
 	c := &crew{vq: vq, turn: make(chan struct{}, 1)}
 	c.turn <- struct{}{}
 	for range inFlight {
-		r := &request{
-			disk:         d.disk,
-			readOnly:     d.readOnly,
-			writeThrough: a.Features&featureFlush == 0, // §5.2.6.2
-		}
-		d.workers.Go(vq, a.Transport, func() error { return c.work(r) })
+		r := &request{writeThrough: a.Features&featureFlush == 0} // §5.2.6.2
+		d.workers.Go(vq, a.Transport, func() error { return c.work(d, r) })
 	}
 }
 
-func (c *crew) work(r *request) error {
+func (c *crew) work(d *Device, r *request) error {
 	for range c.turn {
 		chain, err := c.vq.Next()
 		if err != nil {
@@ -38,7 +35,7 @@ func (c *crew) work(r *request) error {
 			return err
 		}
 		c.turn <- struct{}{}
-		err = r.handle(chain)
+		err = d.handle(r, chain)
 		c.vq.Return(chain)
 		if err != nil {
 			c.vq.Stop() // whoever waits ends the others
@@ -46,4 +43,12 @@ func (c *crew) work(r *request) error {
 		}
 	}
 	return nil
+}
+
+// handle carries a request out on the disk that is there at its beginning.
+func (d *Device) handle(r *request, chain *queue.Chain) error {
+	d.media.RLock()
+	defer d.media.RUnlock()
+	r.disk = d.disk
+	return r.handle(chain)
 }

@@ -292,6 +292,7 @@ type Storage struct {
 	Options       []string               `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"`                      // as mount(8) takes them
 	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`                        // an absolute guest path, created when missing
 	StandsFor     []*Device              `protobuf:"bytes,5,rep,name=stands_for,json=standsFor,proto3" json:"stands_for,omitempty"` // the host's devices whose limits of I/O are this one's
+	Sectors       uint64                 `protobuf:"varint,6,opt,name=sectors,proto3" json:"sectors,omitempty"`                     // of 512 bytes: the size of the disk, which the guest's kernel may not have seen yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -359,6 +360,13 @@ func (x *Storage) GetStandsFor() []*Device {
 		return x.StandsFor
 	}
 	return nil
+}
+
+func (x *Storage) GetSectors() uint64 {
+	if x != nil {
+		return x.Sectors
+	}
+	return 0
 }
 
 // Device numbers a block device of the host.
@@ -3371,14 +3379,15 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x06stdout\x18\x03 \x01(\tR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x04 \x01(\tR\x06stderr\x12\x14\n" +
 	"\x05width\x18\x05 \x01(\rR\x05width\x12\x16\n" +
-	"\x06height\x18\x06 \x01(\rR\x06height\"\xa1\x01\n" +
+	"\x06height\x18\x06 \x01(\rR\x06height\"\xbb\x01\n" +
 	"\aStorage\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x16\n" +
 	"\x06fstype\x18\x02 \x01(\tR\x06fstype\x12\x18\n" +
 	"\aoptions\x18\x03 \x03(\tR\aoptions\x12\x16\n" +
 	"\x06target\x18\x04 \x01(\tR\x06target\x124\n" +
 	"\n" +
-	"stands_for\x18\x05 \x03(\v2\x15.husk.agent.v1.DeviceR\tstandsFor\"4\n" +
+	"stands_for\x18\x05 \x03(\v2\x15.husk.agent.v1.DeviceR\tstandsFor\x12\x18\n" +
+	"\asectors\x18\x06 \x01(\x04R\asectors\"4\n" +
 	"\x06Device\x12\x14\n" +
 	"\x05major\x18\x01 \x01(\rR\x05major\x12\x14\n" +
 	"\x05minor\x18\x02 \x01(\rR\x05minor\"\xdb\x01\n" +

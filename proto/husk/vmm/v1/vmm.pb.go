@@ -94,7 +94,8 @@ type BootRequest struct {
 	Disks         []*Disk                `protobuf:"bytes,9,rep,name=disks,proto3" json:"disks,omitempty"`
 	Console       *Console               `protobuf:"bytes,10,opt,name=console,proto3" json:"console,omitempty"`
 	Backend       *Backend               `protobuf:"bytes,11,opt,name=backend,proto3" json:"backend,omitempty"`
-	Nics          []*NIC                 `protobuf:"bytes,12,rep,name=nics,proto3" json:"nics,omitempty"` // in the order in which the guest is to find them
+	Nics          []*NIC                 `protobuf:"bytes,12,rep,name=nics,proto3" json:"nics,omitempty"`                                // in the order in which the guest is to find them
+	SpareDisks    uint32                 `protobuf:"varint,14,opt,name=spare_disks,json=spareDisks,proto3" json:"spare_disks,omitempty"` // how many more disks may come later, at a time; less, where there is no room for so many devices
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,6 +205,13 @@ func (x *BootRequest) GetNics() []*NIC {
 		return x.Nics
 	}
 	return nil
+}
+
+func (x *BootRequest) GetSpareDisks() uint32 {
+	if x != nil {
+		return x.SpareDisks
+	}
+	return 0
 }
 
 // Backend is what the guest is to run on.
@@ -1157,6 +1165,166 @@ func (*RemoveShareResponse) Descriptor() ([]byte, []int) {
 	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{20}
 }
 
+type AddDiskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Disk          *Disk                  `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddDiskRequest) Reset() {
+	*x = AddDiskRequest{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddDiskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddDiskRequest) ProtoMessage() {}
+
+func (x *AddDiskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddDiskRequest.ProtoReflect.Descriptor instead.
+func (*AddDiskRequest) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *AddDiskRequest) GetDisk() *Disk {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+type AddDiskResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddDiskResponse) Reset() {
+	*x = AddDiskResponse{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddDiskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddDiskResponse) ProtoMessage() {}
+
+func (x *AddDiskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddDiskResponse.ProtoReflect.Descriptor instead.
+func (*AddDiskResponse) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{22}
+}
+
+type RemoveDiskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveDiskRequest) Reset() {
+	*x = RemoveDiskRequest{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveDiskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveDiskRequest) ProtoMessage() {}
+
+func (x *RemoveDiskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveDiskRequest.ProtoReflect.Descriptor instead.
+func (*RemoveDiskRequest) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RemoveDiskRequest) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+type RemoveDiskResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveDiskResponse) Reset() {
+	*x = RemoveDiskResponse{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveDiskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveDiskResponse) ProtoMessage() {}
+
+func (x *RemoveDiskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveDiskResponse.ProtoReflect.Descriptor instead.
+func (*RemoveDiskResponse) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{24}
+}
+
 type CrowdedRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1165,7 +1333,7 @@ type CrowdedRequest struct {
 
 func (x *CrowdedRequest) Reset() {
 	*x = CrowdedRequest{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[21]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1345,7 @@ func (x *CrowdedRequest) String() string {
 func (*CrowdedRequest) ProtoMessage() {}
 
 func (x *CrowdedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[21]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1358,7 @@ func (x *CrowdedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CrowdedRequest.ProtoReflect.Descriptor instead.
 func (*CrowdedRequest) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{21}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{25}
 }
 
 type CrowdedResponse struct {
@@ -1201,7 +1369,7 @@ type CrowdedResponse struct {
 
 func (x *CrowdedResponse) Reset() {
 	*x = CrowdedResponse{}
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[22]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1381,7 @@ func (x *CrowdedResponse) String() string {
 func (*CrowdedResponse) ProtoMessage() {}
 
 func (x *CrowdedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[22]
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,14 +1394,14 @@ func (x *CrowdedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CrowdedResponse.ProtoReflect.Descriptor instead.
 func (*CrowdedResponse) Descriptor() ([]byte, []int) {
-	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{22}
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{26}
 }
 
 var File_husk_vmm_v1_vmm_proto protoreflect.FileDescriptor
 
 const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\n" +
-	"\x15husk/vmm/v1/vmm.proto\x12\vhusk.vmm.v1\"\xa1\x03\n" +
+	"\x15husk/vmm/v1/vmm.proto\x12\vhusk.vmm.v1\"\xc2\x03\n" +
 	"\vBootRequest\x12\x14\n" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\x12\x16\n" +
@@ -1246,7 +1414,9 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\aconsole\x18\n" +
 	" \x01(\v2\x14.husk.vmm.v1.ConsoleR\aconsole\x12.\n" +
 	"\abackend\x18\v \x01(\v2\x14.husk.vmm.v1.BackendR\abackend\x12$\n" +
-	"\x04nics\x18\f \x03(\v2\x10.husk.vmm.v1.NICR\x04nicsJ\x04\b\x03\x10\x04\"1\n" +
+	"\x04nics\x18\f \x03(\v2\x10.husk.vmm.v1.NICR\x04nics\x12\x1f\n" +
+	"\vspare_disks\x18\x0e \x01(\rR\n" +
+	"spareDisksJ\x04\b\x03\x10\x04\"1\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04qemu\x18\x02 \x01(\tR\x04qemu\"B\n" +
@@ -1305,9 +1475,15 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x10AddShareResponse\"(\n" +
 	"\x12RemoveShareRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x15\n" +
-	"\x13RemoveShareResponse\"\x10\n" +
+	"\x13RemoveShareResponse\"7\n" +
+	"\x0eAddDiskRequest\x12%\n" +
+	"\x04disk\x18\x01 \x01(\v2\x11.husk.vmm.v1.DiskR\x04disk\"\x11\n" +
+	"\x0fAddDiskResponse\"+\n" +
+	"\x11RemoveDiskRequest\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\"\x14\n" +
+	"\x12RemoveDiskResponse\"\x10\n" +
 	"\x0eCrowdedRequest\"\x11\n" +
-	"\x0fCrowdedResponse2\xa0\x04\n" +
+	"\x0fCrowdedResponse2\xb5\x05\n" +
 	"\x03VMM\x12;\n" +
 	"\x04Boot\x12\x18.husk.vmm.v1.BootRequest\x1a\x19.husk.vmm.v1.BootResponse\x12;\n" +
 	"\x04Wait\x12\x18.husk.vmm.v1.WaitRequest\x1a\x19.husk.vmm.v1.WaitResponse\x12>\n" +
@@ -1316,6 +1492,9 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x04Info\x12\x18.husk.vmm.v1.InfoRequest\x1a\x19.husk.vmm.v1.InfoResponse\x12G\n" +
 	"\bAddShare\x12\x1c.husk.vmm.v1.AddShareRequest\x1a\x1d.husk.vmm.v1.AddShareResponse\x12P\n" +
 	"\vRemoveShare\x12\x1f.husk.vmm.v1.RemoveShareRequest\x1a .husk.vmm.v1.RemoveShareResponse\x12D\n" +
+	"\aAddDisk\x12\x1b.husk.vmm.v1.AddDiskRequest\x1a\x1c.husk.vmm.v1.AddDiskResponse\x12M\n" +
+	"\n" +
+	"RemoveDisk\x12\x1e.husk.vmm.v1.RemoveDiskRequest\x1a\x1f.husk.vmm.v1.RemoveDiskResponse\x12D\n" +
 	"\aCrowded\x12\x1b.husk.vmm.v1.CrowdedRequest\x1a\x1c.husk.vmm.v1.CrowdedResponseB0Z.github.com/huskvm/husk/proto/husk/vmm/v1;vmmv1b\x06proto3"
 
 var (
@@ -1331,7 +1510,7 @@ func file_husk_vmm_v1_vmm_proto_rawDescGZIP() []byte {
 }
 
 var file_husk_vmm_v1_vmm_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_husk_vmm_v1_vmm_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_husk_vmm_v1_vmm_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_husk_vmm_v1_vmm_proto_goTypes = []any{
 	(WaitResponse_Reason)(0),    // 0: husk.vmm.v1.WaitResponse.Reason
 	(*BootRequest)(nil),         // 1: husk.vmm.v1.BootRequest
@@ -1355,9 +1534,13 @@ var file_husk_vmm_v1_vmm_proto_goTypes = []any{
 	(*AddShareResponse)(nil),    // 19: husk.vmm.v1.AddShareResponse
 	(*RemoveShareRequest)(nil),  // 20: husk.vmm.v1.RemoveShareRequest
 	(*RemoveShareResponse)(nil), // 21: husk.vmm.v1.RemoveShareResponse
-	(*CrowdedRequest)(nil),      // 22: husk.vmm.v1.CrowdedRequest
-	(*CrowdedResponse)(nil),     // 23: husk.vmm.v1.CrowdedResponse
-	nil,                         // 24: husk.vmm.v1.InfoResponse.ExitsEntry
+	(*AddDiskRequest)(nil),      // 22: husk.vmm.v1.AddDiskRequest
+	(*AddDiskResponse)(nil),     // 23: husk.vmm.v1.AddDiskResponse
+	(*RemoveDiskRequest)(nil),   // 24: husk.vmm.v1.RemoveDiskRequest
+	(*RemoveDiskResponse)(nil),  // 25: husk.vmm.v1.RemoveDiskResponse
+	(*CrowdedRequest)(nil),      // 26: husk.vmm.v1.CrowdedRequest
+	(*CrowdedResponse)(nil),     // 27: husk.vmm.v1.CrowdedResponse
+	nil,                         // 28: husk.vmm.v1.InfoResponse.ExitsEntry
 }
 var file_husk_vmm_v1_vmm_proto_depIdxs = []int32{
 	3,  // 0: husk.vmm.v1.BootRequest.vsock:type_name -> husk.vmm.v1.Vsock
@@ -1368,29 +1551,34 @@ var file_husk_vmm_v1_vmm_proto_depIdxs = []int32{
 	6,  // 5: husk.vmm.v1.BootRequest.nics:type_name -> husk.vmm.v1.NIC
 	0,  // 6: husk.vmm.v1.WaitResponse.reason:type_name -> husk.vmm.v1.WaitResponse.Reason
 	17, // 7: husk.vmm.v1.InfoResponse.marks:type_name -> husk.vmm.v1.Mark
-	24, // 8: husk.vmm.v1.InfoResponse.exits:type_name -> husk.vmm.v1.InfoResponse.ExitsEntry
+	28, // 8: husk.vmm.v1.InfoResponse.exits:type_name -> husk.vmm.v1.InfoResponse.ExitsEntry
 	4,  // 9: husk.vmm.v1.AddShareRequest.share:type_name -> husk.vmm.v1.Share
-	1,  // 10: husk.vmm.v1.VMM.Boot:input_type -> husk.vmm.v1.BootRequest
-	9,  // 11: husk.vmm.v1.VMM.Wait:input_type -> husk.vmm.v1.WaitRequest
-	11, // 12: husk.vmm.v1.VMM.Pause:input_type -> husk.vmm.v1.PauseRequest
-	13, // 13: husk.vmm.v1.VMM.Resume:input_type -> husk.vmm.v1.ResumeRequest
-	15, // 14: husk.vmm.v1.VMM.Info:input_type -> husk.vmm.v1.InfoRequest
-	18, // 15: husk.vmm.v1.VMM.AddShare:input_type -> husk.vmm.v1.AddShareRequest
-	20, // 16: husk.vmm.v1.VMM.RemoveShare:input_type -> husk.vmm.v1.RemoveShareRequest
-	22, // 17: husk.vmm.v1.VMM.Crowded:input_type -> husk.vmm.v1.CrowdedRequest
-	8,  // 18: husk.vmm.v1.VMM.Boot:output_type -> husk.vmm.v1.BootResponse
-	10, // 19: husk.vmm.v1.VMM.Wait:output_type -> husk.vmm.v1.WaitResponse
-	12, // 20: husk.vmm.v1.VMM.Pause:output_type -> husk.vmm.v1.PauseResponse
-	14, // 21: husk.vmm.v1.VMM.Resume:output_type -> husk.vmm.v1.ResumeResponse
-	16, // 22: husk.vmm.v1.VMM.Info:output_type -> husk.vmm.v1.InfoResponse
-	19, // 23: husk.vmm.v1.VMM.AddShare:output_type -> husk.vmm.v1.AddShareResponse
-	21, // 24: husk.vmm.v1.VMM.RemoveShare:output_type -> husk.vmm.v1.RemoveShareResponse
-	23, // 25: husk.vmm.v1.VMM.Crowded:output_type -> husk.vmm.v1.CrowdedResponse
-	18, // [18:26] is the sub-list for method output_type
-	10, // [10:18] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	5,  // 10: husk.vmm.v1.AddDiskRequest.disk:type_name -> husk.vmm.v1.Disk
+	1,  // 11: husk.vmm.v1.VMM.Boot:input_type -> husk.vmm.v1.BootRequest
+	9,  // 12: husk.vmm.v1.VMM.Wait:input_type -> husk.vmm.v1.WaitRequest
+	11, // 13: husk.vmm.v1.VMM.Pause:input_type -> husk.vmm.v1.PauseRequest
+	13, // 14: husk.vmm.v1.VMM.Resume:input_type -> husk.vmm.v1.ResumeRequest
+	15, // 15: husk.vmm.v1.VMM.Info:input_type -> husk.vmm.v1.InfoRequest
+	18, // 16: husk.vmm.v1.VMM.AddShare:input_type -> husk.vmm.v1.AddShareRequest
+	20, // 17: husk.vmm.v1.VMM.RemoveShare:input_type -> husk.vmm.v1.RemoveShareRequest
+	22, // 18: husk.vmm.v1.VMM.AddDisk:input_type -> husk.vmm.v1.AddDiskRequest
+	24, // 19: husk.vmm.v1.VMM.RemoveDisk:input_type -> husk.vmm.v1.RemoveDiskRequest
+	26, // 20: husk.vmm.v1.VMM.Crowded:input_type -> husk.vmm.v1.CrowdedRequest
+	8,  // 21: husk.vmm.v1.VMM.Boot:output_type -> husk.vmm.v1.BootResponse
+	10, // 22: husk.vmm.v1.VMM.Wait:output_type -> husk.vmm.v1.WaitResponse
+	12, // 23: husk.vmm.v1.VMM.Pause:output_type -> husk.vmm.v1.PauseResponse
+	14, // 24: husk.vmm.v1.VMM.Resume:output_type -> husk.vmm.v1.ResumeResponse
+	16, // 25: husk.vmm.v1.VMM.Info:output_type -> husk.vmm.v1.InfoResponse
+	19, // 26: husk.vmm.v1.VMM.AddShare:output_type -> husk.vmm.v1.AddShareResponse
+	21, // 27: husk.vmm.v1.VMM.RemoveShare:output_type -> husk.vmm.v1.RemoveShareResponse
+	23, // 28: husk.vmm.v1.VMM.AddDisk:output_type -> husk.vmm.v1.AddDiskResponse
+	25, // 29: husk.vmm.v1.VMM.RemoveDisk:output_type -> husk.vmm.v1.RemoveDiskResponse
+	27, // 30: husk.vmm.v1.VMM.Crowded:output_type -> husk.vmm.v1.CrowdedResponse
+	21, // [21:31] is the sub-list for method output_type
+	11, // [11:21] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_husk_vmm_v1_vmm_proto_init() }
@@ -1404,7 +1592,7 @@ func file_husk_vmm_v1_vmm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_husk_vmm_v1_vmm_proto_rawDesc), len(file_husk_vmm_v1_vmm_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

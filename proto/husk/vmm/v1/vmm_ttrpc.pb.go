@@ -15,6 +15,8 @@ type VMMService interface {
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
 	AddShare(context.Context, *AddShareRequest) (*AddShareResponse, error)
 	RemoveShare(context.Context, *RemoveShareRequest) (*RemoveShareResponse, error)
+	AddDisk(context.Context, *AddDiskRequest) (*AddDiskResponse, error)
+	RemoveDisk(context.Context, *RemoveDiskRequest) (*RemoveDiskResponse, error)
 	Crowded(context.Context, *CrowdedRequest) (*CrowdedResponse, error)
 }
 
@@ -69,6 +71,20 @@ func RegisterVMMService(srv *ttrpc.Server, svc VMMService) {
 					return nil, err
 				}
 				return svc.RemoveShare(ctx, &req)
+			},
+			"AddDisk": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req AddDiskRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.AddDisk(ctx, &req)
+			},
+			"RemoveDisk": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req RemoveDiskRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.RemoveDisk(ctx, &req)
 			},
 			"Crowded": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req CrowdedRequest
@@ -142,6 +158,22 @@ func (c *vmmClient) AddShare(ctx context.Context, req *AddShareRequest) (*AddSha
 func (c *vmmClient) RemoveShare(ctx context.Context, req *RemoveShareRequest) (*RemoveShareResponse, error) {
 	var resp RemoveShareResponse
 	if err := c.client.Call(ctx, "husk.vmm.v1.VMM", "RemoveShare", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *vmmClient) AddDisk(ctx context.Context, req *AddDiskRequest) (*AddDiskResponse, error) {
+	var resp AddDiskResponse
+	if err := c.client.Call(ctx, "husk.vmm.v1.VMM", "AddDisk", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *vmmClient) RemoveDisk(ctx context.Context, req *RemoveDiskRequest) (*RemoveDiskResponse, error) {
+	var resp RemoveDiskResponse
+	if err := c.client.Call(ctx, "husk.vmm.v1.VMM", "RemoveDisk", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
