@@ -2,6 +2,7 @@ package crio
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -32,8 +33,11 @@ func TestAPodIsOneVMWithAllItsContainers(t *testing.T) {
 		t.Errorf("%q; want hostname %s", one.out, want)
 	}
 	two := p.shell(idle)
-	if one.pid != p.infra.pid || two.pid != p.infra.pid {
-		t.Errorf("pids %d, %d and %d: not one VM", p.infra.pid, one.pid, two.pid)
+	// Each has a pid of its own, which is a thread of the VMM's.
+	for _, c := range []*container{one, two} {
+		if c.pid == p.infra.pid || one.pid == two.pid || !strings.Contains(readFile(t, fmt.Sprintf("/proc/%d/status", c.pid)), fmt.Sprintf("\nTgid:\t%d\n", p.infra.pid)) {
+			t.Errorf("pids %d, %d and %d: not one VM", p.infra.pid, one.pid, two.pid)
+		}
 	}
 	if got, _ := os.ReadFile(filepath.Join(one.bundle, "address")); len(got) == 0 || string(got) != readFile(t, filepath.Join(p.infra.bundle, "address")) {
 		t.Errorf("address %q", got)
@@ -91,6 +95,7 @@ func TestContainersOfOnePod(t *testing.T) {
 	}{
 		{"exec", execs}, {"attach", attachesOnce}, {"pause, update, stats", updates}, {"out of memory", outOfMemory},
 		{"the pod's processes", sharesProcesses},
+		{"another container's processes", seesAnothersProcesses},
 	} {
 		t.Run(test.name, func(sub *testing.T) {
 			p.t = sub
@@ -212,6 +217,17 @@ func sharesProcesses(t *testing.T, p *pod) {
 	})
 	if out, _ := c.exec("ps"); !strings.Contains(out, "sleep 3600") {
 		t.Errorf("the infra container's process is not among\n%s", out)
+	}
+}
+
+func seesAnothersProcesses(t *testing.T, p *pod) {
+	other := p.shell("echo of the other > /mine; sleep 1111")
+	c := p.shell(idle, func(s *specs.Spec) {
+		s.Linux.Namespaces[0].Path = "/proc/" + strconv.Itoa(int(other.pid)) + "/ns/pid"
+	})
+	c.expectOutput("of the other\n", "cat /proc/1/root/mine")
+	if out, _ := c.exec("ps"); !strings.Contains(out, "sleep 1111") || strings.Contains(out, "sleep 3600") {
+		t.Errorf("it sees\n%s", out)
 	}
 }
 

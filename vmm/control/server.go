@@ -38,6 +38,8 @@ type Server struct {
 	machine *machine.Machine // nil before Boot
 	booting bool             // Boot was called, for good or bad
 	booted  chan struct{}    // closed once machine runs
+
+	threads threads
 }
 
 // Serve serves the API on the control socket until the client is gone. donor is the socket for descriptors.
@@ -200,50 +202,6 @@ func (s *Server) Pause(context.Context, *vmmv1.PauseRequest) (*vmmv1.PauseRespon
 // Resume implements the API.
 func (s *Server) Resume(context.Context, *vmmv1.ResumeRequest) (*vmmv1.ResumeResponse, error) {
 	return &vmmv1.ResumeResponse{}, s.with((*machine.Machine).Resume)
-}
-
-func shareOf(s *vmmv1.Share, f *os.File) machine.Share {
-	return machine.Share{Name: s.GetName(), File: f, ReadOnly: s.GetReadOnly(), Mapped: s.GetMapped(), Root: s.GetRoot()}
-}
-
-// AddShare implements the API.
-func (s *Server) AddShare(_ context.Context, r *vmmv1.AddShareRequest) (*vmmv1.AddShareResponse, error) {
-	f, err := s.donations.Take(r.GetShare().GetFd())
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	return &vmmv1.AddShareResponse{}, s.with(func(m *machine.Machine) error {
-		return m.AddShare(shareOf(r.GetShare(), f))
-	})
-}
-
-// RemoveShare implements the API.
-func (s *Server) RemoveShare(_ context.Context, r *vmmv1.RemoveShareRequest) (*vmmv1.RemoveShareResponse, error) {
-	return &vmmv1.RemoveShareResponse{}, s.with(func(m *machine.Machine) error { return m.RemoveShare(r.GetName()) })
-}
-
-func diskOf(d *vmmv1.Disk, f *os.File) machine.Disk {
-	return machine.Disk{Serial: d.GetSerial(), File: f, ReadOnly: d.GetReadOnly()}
-}
-
-// AddDisk implements the API.
-func (s *Server) AddDisk(_ context.Context, r *vmmv1.AddDiskRequest) (*vmmv1.AddDiskResponse, error) {
-	f, err := s.donations.Take(r.GetDisk().GetFd())
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	return &vmmv1.AddDiskResponse{}, s.with(func(m *machine.Machine) error {
-		err := m.AddDisk(diskOf(r.GetDisk(), f))
-		if errors.Is(err, machine.ErrNoRoom) {
-			return status.Error(codes.ResourceExhausted, err.Error())
-		}
-		return err
-	})
-}
-
-// RemoveDisk implements the API.
-func (s *Server) RemoveDisk(_ context.Context, r *vmmv1.RemoveDiskRequest) (*vmmv1.RemoveDiskResponse, error) {
-	return &vmmv1.RemoveDiskResponse{}, s.with(func(m *machine.Machine) error { return m.RemoveDisk(r.GetSerial()) })
 }
 
 // Info implements the API.

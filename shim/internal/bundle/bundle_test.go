@@ -189,6 +189,31 @@ func TestAPodsContainersShareItsNamespaces(t *testing.T) {
 	}
 }
 
+func TestAContainerJoinsTheOneThatItsPIDNamespaceIsOf(t *testing.T) {
+	ids := map[uint32]string{7: "p", 8: "other"}
+	for path, want := range map[string]string{
+		"/proc/7/ns/pid": "container:p", "/proc/8/ns/pid": "container:other", "/var/run/pidns/1": "container:p", "": "",
+	} {
+		spec := minimal()
+		spec.Annotations = map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "p"}
+		spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"}, {Type: specs.PIDNamespace, Path: path}}
+		g, err := ForGuest("c", spec)
+		if err == nil {
+			err = g.JoinTarget(spec, ids)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := g.Spec.Linux.Namespaces; n[0].Path != "container:p" || n[1].Path != want {
+			t.Errorf("%q becomes %v", path, n)
+		}
+		spec.Linux.Namespaces[1].Path = "/proc/9/ns/pid"
+		if err := g.JoinTarget(spec, ids); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "/proc/9/ns/pid") {
+			t.Errorf("a process that is nobody's: %v", err)
+		}
+	}
+}
+
 func TestLimitsThatAreUpdatedNameNothingOfTheHost(t *testing.T) {
 	update := func(text string) (Update, error) {
 		return UpdateOf([]byte(text), minimal(), []Device{{254, 0}}, Size{1, 1 << 30}, defaults())

@@ -174,6 +174,9 @@ func (g *Guest) stripLinux(l *specs.Linux) {
 	}
 }
 
+// inContainer begins the guest's path of a namespace that is another container's.
+const inContainer = "container:"
+
 // shareNamespaces drops the host's paths of namespaces. A further container of a pod joins those of the pod's first
 // one instead, as it would on the host.
 func shareNamespaces(l *specs.Linux, identity Identity) {
@@ -182,7 +185,7 @@ func shareNamespaces(l *specs.Linux, identity Identity) {
 		switch n.Type {
 		case specs.IPCNamespace, specs.UTSNamespace, specs.PIDNamespace, specs.UserNamespace:
 			if n.Path != "" && identity.Kind == Member {
-				n.Path = "container:" + identity.Sandbox
+				n.Path = inContainer + identity.Sandbox
 				continue
 			}
 		}

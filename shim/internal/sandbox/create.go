@@ -90,7 +90,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	s.save()
 	s.mu.Unlock()
 
-	if err := p.runHooks(ctx, v); err != nil {
+	if err := p.runHooks(ctx, uint32(v.machine.PID())); err != nil {
 		return err
 	}
 	if err := v.connectNetwork(spec, s.Namespace, plan.config); err != nil { // after the hooks, which may have made it
@@ -226,6 +226,9 @@ func (s *Sandbox) createMember(ctx context.Context, r Request, spec *specs.Spec)
 	if err != nil {
 		return err
 	}
+	if err := guest.JoinTarget(spec, s.pids(v)); err != nil {
+		return err
+	}
 	p, err := s.prepare(ctx, v, r, spec, guest)
 	if err != nil {
 		return err
@@ -236,7 +239,10 @@ func (s *Sandbox) createMember(ctx context.Context, r Request, spec *specs.Spec)
 			err = errors.Join(err, s.release(context.WithoutCancel(ctx), m))
 		}
 	}()
-	if err := m.runHooks(ctx, v); err != nil {
+	if m.thread, err = v.addThread(ctx); err != nil {
+		return err
+	}
+	if err := m.runHooks(ctx, m.thread); err != nil {
 		return err
 	}
 	if err := v.give(ctx, m); err != nil {
@@ -255,7 +261,7 @@ func (s *Sandbox) createContainer(ctx context.Context, v *vm, r Request, m *memb
 		ID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs,
 		Spec: spec, Storages: m.storages(bundle.Identify(r.ID, m.prepared.guest.Spec.Annotations)),
 		Stdio: r.Stdio, Session: m.session,
-		PID:       uint32(v.machine.PID()),
+		PID:       cmp.Or(m.thread, uint32(v.machine.PID())),
 		MustExist: s.config.MissingExecutable == config.MissingExecutableFails,
 		Guest:     guest{v.agent, v},
 		Sink:      s.Sink,

@@ -181,6 +181,14 @@ func (f vmmAPI) RemoveDisk(_ context.Context, r *vmmv1.RemoveDiskRequest) (*vmmv
 	return &vmmv1.RemoveDiskResponse{}, f.called("vmm.RemoveDisk %s", r.Serial)
 }
 
+func (f vmmAPI) AddThread(context.Context, *vmmv1.AddThreadRequest) (*vmmv1.AddThreadResponse, error) {
+	return &vmmv1.AddThreadResponse{Id: uint32(f.PID())}, f.called("vmm.AddThread")
+}
+
+func (f vmmAPI) RemoveThread(_ context.Context, r *vmmv1.RemoveThreadRequest) (*vmmv1.RemoveThreadResponse, error) {
+	return &vmmv1.RemoveThreadResponse{}, f.called("vmm.RemoveThread %d", r.Id)
+}
+
 // agentAPI is the guest's service.
 type agentAPI struct{ *fakeVMM }
 

@@ -64,7 +64,7 @@ func (v *vm) takeBack(ctx context.Context, m *member) error {
 			return
 		}
 		if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
-			errs = append(errs, fmt.Errorf("take %s from the guest: %w", what, err))
+			errs = append(errs, fmt.Errorf("take %s back from the VM: %w", what, err))
 		}
 	}
 	share := func(name string) {
@@ -81,6 +81,10 @@ func (v *vm) takeBack(ctx context.Context, m *member) error {
 	}
 	for _, bind := range m.prepared.guest.Binds {
 		share(bind.Name)
+	}
+	if m.thread != 0 {
+		_, err := v.machine.API().RemoveThread(ctx, &vmmv1.RemoveThreadRequest{Id: m.thread})
+		done("the container's thread", err)
 	}
 	return errors.Join(errs...)
 }

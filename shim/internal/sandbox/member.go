@@ -29,6 +29,7 @@ type member struct {
 	*container.Container // nil while it is being created
 	first                bool
 	spec                 *specs.Spec // the host's
+	thread               uint32      // of the VMM, that stands for a further container on the host; see vm.addThread
 	prepared
 }
 
@@ -116,10 +117,10 @@ func (s *Sandbox) openStdio(ctx context.Context, v *vm, id string, streams stdio
 	return stdio.Open(ctx, v.hub, streams, stdio.Owner{Namespace: s.Namespace, ID: id})
 }
 
-// runHooks runs those that come before the container is made. The VMM stands for it on the host.
-func (p *prepared) runHooks(ctx context.Context, v *vm) error {
+// runHooks runs those that come before the container is made. pid stands for it on the host.
+func (p *prepared) runHooks(ctx context.Context, pid uint32) error {
 	p.hooked = true
-	return p.hooks.Create(ctx, v.machine.PID())
+	return p.hooks.Create(ctx, int(pid))
 }
 
 // close gives back what prepare took, and runs the hooks that come after the container's end. The VM must be gone, or

@@ -51,14 +51,22 @@ func (s *Service) create(ctx context.Context, r *taskv3.CreateTaskRequest) (*tas
 	if err != nil {
 		return nil, err
 	}
-	return &taskv3.CreateTaskResponse{Pid: s.sandbox.PID()}, nil
+	return &taskv3.CreateTaskResponse{Pid: s.pid(r.ID)}, nil
 }
 
 func (s *Service) start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.StartResponse, error) {
 	if err := s.sandbox.Start(ctx, r.ID, r.ExecID); err != nil {
 		return nil, err
 	}
-	return &taskv3.StartResponse{Pid: s.sandbox.PID()}, nil
+	return &taskv3.StartResponse{Pid: s.pid(r.ID)}, nil
+}
+
+// pid stands for a container's processes on the host; the VMM's own when there is no such container.
+func (s *Service) pid(id string) uint32 {
+	if c, err := s.sandbox.Container(id); err == nil {
+		return c.PID
+	}
+	return s.sandbox.PID()
 }
 
 func (s *Service) process(id, execID string) (*container.Container, *container.Process, error) {
@@ -98,7 +106,7 @@ func (s *Service) state(_ context.Context, r *taskv3.StateRequest) (*taskv3.Stat
 }
 
 func (s *Service) delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.DeleteResponse, error) {
-	pid := s.sandbox.PID()
+	pid := s.pid(r.ID)
 	exit, err := s.deleteProcess(ctx, r)
 	if err != nil {
 		return nil, err
@@ -134,7 +142,7 @@ func (s *Service) exec(_ context.Context, r *taskv3.ExecProcessRequest) (*emptyp
 	return empty, c.Exec(r.ExecID, process, streams)
 }
 
-// pids answers with the VMM's pid for every process: the guest's own numbers mean other processes on the host.
+// pids answers with the container's pid for every process: the guest's own numbers mean other processes on the host.
 func (s *Service) pids(_ context.Context, r *taskv3.PidsRequest) (*taskv3.PidsResponse, error) {
 	c, err := s.sandbox.Container(r.ID)
 	if err != nil {
@@ -218,8 +226,8 @@ func (s *Service) stats(ctx context.Context, r *taskv3.StatsRequest) (*taskv3.St
 	return &taskv3.StatsResponse{Stats: metrics}, nil
 }
 
-func (s *Service) connect(_ context.Context, _ *taskv3.ConnectRequest) (*taskv3.ConnectResponse, error) {
-	return &taskv3.ConnectResponse{ShimPid: uint32(os.Getpid()), TaskPid: s.sandbox.PID()}, nil
+func (s *Service) connect(_ context.Context, r *taskv3.ConnectRequest) (*taskv3.ConnectResponse, error) {
+	return &taskv3.ConnectResponse{ShimPid: uint32(os.Getpid()), TaskPid: s.pid(r.ID)}, nil
 }
 
 // shutdownIfIdle does nothing while there are containers, as containerd asks after each one's deletion.

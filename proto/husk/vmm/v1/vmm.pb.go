@@ -1397,6 +1397,166 @@ func (*CrowdedResponse) Descriptor() ([]byte, []int) {
 	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{26}
 }
 
+type AddThreadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddThreadRequest) Reset() {
+	*x = AddThreadRequest{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddThreadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddThreadRequest) ProtoMessage() {}
+
+func (x *AddThreadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddThreadRequest.ProtoReflect.Descriptor instead.
+func (*AddThreadRequest) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{27}
+}
+
+type AddThreadResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // in the client's pid namespace, which is the process's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddThreadResponse) Reset() {
+	*x = AddThreadResponse{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddThreadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddThreadResponse) ProtoMessage() {}
+
+func (x *AddThreadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddThreadResponse.ProtoReflect.Descriptor instead.
+func (*AddThreadResponse) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AddThreadResponse) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type RemoveThreadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveThreadRequest) Reset() {
+	*x = RemoveThreadRequest{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveThreadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveThreadRequest) ProtoMessage() {}
+
+func (x *RemoveThreadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveThreadRequest.ProtoReflect.Descriptor instead.
+func (*RemoveThreadRequest) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RemoveThreadRequest) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type RemoveThreadResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveThreadResponse) Reset() {
+	*x = RemoveThreadResponse{}
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveThreadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveThreadResponse) ProtoMessage() {}
+
+func (x *RemoveThreadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_vmm_v1_vmm_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveThreadResponse.ProtoReflect.Descriptor instead.
+func (*RemoveThreadResponse) Descriptor() ([]byte, []int) {
+	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{30}
+}
+
 var File_husk_vmm_v1_vmm_proto protoreflect.FileDescriptor
 
 const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
@@ -1483,7 +1643,13 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\"\x14\n" +
 	"\x12RemoveDiskResponse\"\x10\n" +
 	"\x0eCrowdedRequest\"\x11\n" +
-	"\x0fCrowdedResponse2\xb5\x05\n" +
+	"\x0fCrowdedResponse\"\x12\n" +
+	"\x10AddThreadRequest\"#\n" +
+	"\x11AddThreadResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\"%\n" +
+	"\x13RemoveThreadRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\"\x16\n" +
+	"\x14RemoveThreadResponse2\xd6\x06\n" +
 	"\x03VMM\x12;\n" +
 	"\x04Boot\x12\x18.husk.vmm.v1.BootRequest\x1a\x19.husk.vmm.v1.BootResponse\x12;\n" +
 	"\x04Wait\x12\x18.husk.vmm.v1.WaitRequest\x1a\x19.husk.vmm.v1.WaitResponse\x12>\n" +
@@ -1495,7 +1661,9 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\aAddDisk\x12\x1b.husk.vmm.v1.AddDiskRequest\x1a\x1c.husk.vmm.v1.AddDiskResponse\x12M\n" +
 	"\n" +
 	"RemoveDisk\x12\x1e.husk.vmm.v1.RemoveDiskRequest\x1a\x1f.husk.vmm.v1.RemoveDiskResponse\x12D\n" +
-	"\aCrowded\x12\x1b.husk.vmm.v1.CrowdedRequest\x1a\x1c.husk.vmm.v1.CrowdedResponseB0Z.github.com/huskvm/husk/proto/husk/vmm/v1;vmmv1b\x06proto3"
+	"\aCrowded\x12\x1b.husk.vmm.v1.CrowdedRequest\x1a\x1c.husk.vmm.v1.CrowdedResponse\x12J\n" +
+	"\tAddThread\x12\x1d.husk.vmm.v1.AddThreadRequest\x1a\x1e.husk.vmm.v1.AddThreadResponse\x12S\n" +
+	"\fRemoveThread\x12 .husk.vmm.v1.RemoveThreadRequest\x1a!.husk.vmm.v1.RemoveThreadResponseB0Z.github.com/huskvm/husk/proto/husk/vmm/v1;vmmv1b\x06proto3"
 
 var (
 	file_husk_vmm_v1_vmm_proto_rawDescOnce sync.Once
@@ -1510,37 +1678,41 @@ func file_husk_vmm_v1_vmm_proto_rawDescGZIP() []byte {
 }
 
 var file_husk_vmm_v1_vmm_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_husk_vmm_v1_vmm_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_husk_vmm_v1_vmm_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_husk_vmm_v1_vmm_proto_goTypes = []any{
-	(WaitResponse_Reason)(0),    // 0: husk.vmm.v1.WaitResponse.Reason
-	(*BootRequest)(nil),         // 1: husk.vmm.v1.BootRequest
-	(*Backend)(nil),             // 2: husk.vmm.v1.Backend
-	(*Vsock)(nil),               // 3: husk.vmm.v1.Vsock
-	(*Share)(nil),               // 4: husk.vmm.v1.Share
-	(*Disk)(nil),                // 5: husk.vmm.v1.Disk
-	(*NIC)(nil),                 // 6: husk.vmm.v1.NIC
-	(*Console)(nil),             // 7: husk.vmm.v1.Console
-	(*BootResponse)(nil),        // 8: husk.vmm.v1.BootResponse
-	(*WaitRequest)(nil),         // 9: husk.vmm.v1.WaitRequest
-	(*WaitResponse)(nil),        // 10: husk.vmm.v1.WaitResponse
-	(*PauseRequest)(nil),        // 11: husk.vmm.v1.PauseRequest
-	(*PauseResponse)(nil),       // 12: husk.vmm.v1.PauseResponse
-	(*ResumeRequest)(nil),       // 13: husk.vmm.v1.ResumeRequest
-	(*ResumeResponse)(nil),      // 14: husk.vmm.v1.ResumeResponse
-	(*InfoRequest)(nil),         // 15: husk.vmm.v1.InfoRequest
-	(*InfoResponse)(nil),        // 16: husk.vmm.v1.InfoResponse
-	(*Mark)(nil),                // 17: husk.vmm.v1.Mark
-	(*AddShareRequest)(nil),     // 18: husk.vmm.v1.AddShareRequest
-	(*AddShareResponse)(nil),    // 19: husk.vmm.v1.AddShareResponse
-	(*RemoveShareRequest)(nil),  // 20: husk.vmm.v1.RemoveShareRequest
-	(*RemoveShareResponse)(nil), // 21: husk.vmm.v1.RemoveShareResponse
-	(*AddDiskRequest)(nil),      // 22: husk.vmm.v1.AddDiskRequest
-	(*AddDiskResponse)(nil),     // 23: husk.vmm.v1.AddDiskResponse
-	(*RemoveDiskRequest)(nil),   // 24: husk.vmm.v1.RemoveDiskRequest
-	(*RemoveDiskResponse)(nil),  // 25: husk.vmm.v1.RemoveDiskResponse
-	(*CrowdedRequest)(nil),      // 26: husk.vmm.v1.CrowdedRequest
-	(*CrowdedResponse)(nil),     // 27: husk.vmm.v1.CrowdedResponse
-	nil,                         // 28: husk.vmm.v1.InfoResponse.ExitsEntry
+	(WaitResponse_Reason)(0),     // 0: husk.vmm.v1.WaitResponse.Reason
+	(*BootRequest)(nil),          // 1: husk.vmm.v1.BootRequest
+	(*Backend)(nil),              // 2: husk.vmm.v1.Backend
+	(*Vsock)(nil),                // 3: husk.vmm.v1.Vsock
+	(*Share)(nil),                // 4: husk.vmm.v1.Share
+	(*Disk)(nil),                 // 5: husk.vmm.v1.Disk
+	(*NIC)(nil),                  // 6: husk.vmm.v1.NIC
+	(*Console)(nil),              // 7: husk.vmm.v1.Console
+	(*BootResponse)(nil),         // 8: husk.vmm.v1.BootResponse
+	(*WaitRequest)(nil),          // 9: husk.vmm.v1.WaitRequest
+	(*WaitResponse)(nil),         // 10: husk.vmm.v1.WaitResponse
+	(*PauseRequest)(nil),         // 11: husk.vmm.v1.PauseRequest
+	(*PauseResponse)(nil),        // 12: husk.vmm.v1.PauseResponse
+	(*ResumeRequest)(nil),        // 13: husk.vmm.v1.ResumeRequest
+	(*ResumeResponse)(nil),       // 14: husk.vmm.v1.ResumeResponse
+	(*InfoRequest)(nil),          // 15: husk.vmm.v1.InfoRequest
+	(*InfoResponse)(nil),         // 16: husk.vmm.v1.InfoResponse
+	(*Mark)(nil),                 // 17: husk.vmm.v1.Mark
+	(*AddShareRequest)(nil),      // 18: husk.vmm.v1.AddShareRequest
+	(*AddShareResponse)(nil),     // 19: husk.vmm.v1.AddShareResponse
+	(*RemoveShareRequest)(nil),   // 20: husk.vmm.v1.RemoveShareRequest
+	(*RemoveShareResponse)(nil),  // 21: husk.vmm.v1.RemoveShareResponse
+	(*AddDiskRequest)(nil),       // 22: husk.vmm.v1.AddDiskRequest
+	(*AddDiskResponse)(nil),      // 23: husk.vmm.v1.AddDiskResponse
+	(*RemoveDiskRequest)(nil),    // 24: husk.vmm.v1.RemoveDiskRequest
+	(*RemoveDiskResponse)(nil),   // 25: husk.vmm.v1.RemoveDiskResponse
+	(*CrowdedRequest)(nil),       // 26: husk.vmm.v1.CrowdedRequest
+	(*CrowdedResponse)(nil),      // 27: husk.vmm.v1.CrowdedResponse
+	(*AddThreadRequest)(nil),     // 28: husk.vmm.v1.AddThreadRequest
+	(*AddThreadResponse)(nil),    // 29: husk.vmm.v1.AddThreadResponse
+	(*RemoveThreadRequest)(nil),  // 30: husk.vmm.v1.RemoveThreadRequest
+	(*RemoveThreadResponse)(nil), // 31: husk.vmm.v1.RemoveThreadResponse
+	nil,                          // 32: husk.vmm.v1.InfoResponse.ExitsEntry
 }
 var file_husk_vmm_v1_vmm_proto_depIdxs = []int32{
 	3,  // 0: husk.vmm.v1.BootRequest.vsock:type_name -> husk.vmm.v1.Vsock
@@ -1551,7 +1723,7 @@ var file_husk_vmm_v1_vmm_proto_depIdxs = []int32{
 	6,  // 5: husk.vmm.v1.BootRequest.nics:type_name -> husk.vmm.v1.NIC
 	0,  // 6: husk.vmm.v1.WaitResponse.reason:type_name -> husk.vmm.v1.WaitResponse.Reason
 	17, // 7: husk.vmm.v1.InfoResponse.marks:type_name -> husk.vmm.v1.Mark
-	28, // 8: husk.vmm.v1.InfoResponse.exits:type_name -> husk.vmm.v1.InfoResponse.ExitsEntry
+	32, // 8: husk.vmm.v1.InfoResponse.exits:type_name -> husk.vmm.v1.InfoResponse.ExitsEntry
 	4,  // 9: husk.vmm.v1.AddShareRequest.share:type_name -> husk.vmm.v1.Share
 	5,  // 10: husk.vmm.v1.AddDiskRequest.disk:type_name -> husk.vmm.v1.Disk
 	1,  // 11: husk.vmm.v1.VMM.Boot:input_type -> husk.vmm.v1.BootRequest
@@ -1564,18 +1736,22 @@ var file_husk_vmm_v1_vmm_proto_depIdxs = []int32{
 	22, // 18: husk.vmm.v1.VMM.AddDisk:input_type -> husk.vmm.v1.AddDiskRequest
 	24, // 19: husk.vmm.v1.VMM.RemoveDisk:input_type -> husk.vmm.v1.RemoveDiskRequest
 	26, // 20: husk.vmm.v1.VMM.Crowded:input_type -> husk.vmm.v1.CrowdedRequest
-	8,  // 21: husk.vmm.v1.VMM.Boot:output_type -> husk.vmm.v1.BootResponse
-	10, // 22: husk.vmm.v1.VMM.Wait:output_type -> husk.vmm.v1.WaitResponse
-	12, // 23: husk.vmm.v1.VMM.Pause:output_type -> husk.vmm.v1.PauseResponse
-	14, // 24: husk.vmm.v1.VMM.Resume:output_type -> husk.vmm.v1.ResumeResponse
-	16, // 25: husk.vmm.v1.VMM.Info:output_type -> husk.vmm.v1.InfoResponse
-	19, // 26: husk.vmm.v1.VMM.AddShare:output_type -> husk.vmm.v1.AddShareResponse
-	21, // 27: husk.vmm.v1.VMM.RemoveShare:output_type -> husk.vmm.v1.RemoveShareResponse
-	23, // 28: husk.vmm.v1.VMM.AddDisk:output_type -> husk.vmm.v1.AddDiskResponse
-	25, // 29: husk.vmm.v1.VMM.RemoveDisk:output_type -> husk.vmm.v1.RemoveDiskResponse
-	27, // 30: husk.vmm.v1.VMM.Crowded:output_type -> husk.vmm.v1.CrowdedResponse
-	21, // [21:31] is the sub-list for method output_type
-	11, // [11:21] is the sub-list for method input_type
+	28, // 21: husk.vmm.v1.VMM.AddThread:input_type -> husk.vmm.v1.AddThreadRequest
+	30, // 22: husk.vmm.v1.VMM.RemoveThread:input_type -> husk.vmm.v1.RemoveThreadRequest
+	8,  // 23: husk.vmm.v1.VMM.Boot:output_type -> husk.vmm.v1.BootResponse
+	10, // 24: husk.vmm.v1.VMM.Wait:output_type -> husk.vmm.v1.WaitResponse
+	12, // 25: husk.vmm.v1.VMM.Pause:output_type -> husk.vmm.v1.PauseResponse
+	14, // 26: husk.vmm.v1.VMM.Resume:output_type -> husk.vmm.v1.ResumeResponse
+	16, // 27: husk.vmm.v1.VMM.Info:output_type -> husk.vmm.v1.InfoResponse
+	19, // 28: husk.vmm.v1.VMM.AddShare:output_type -> husk.vmm.v1.AddShareResponse
+	21, // 29: husk.vmm.v1.VMM.RemoveShare:output_type -> husk.vmm.v1.RemoveShareResponse
+	23, // 30: husk.vmm.v1.VMM.AddDisk:output_type -> husk.vmm.v1.AddDiskResponse
+	25, // 31: husk.vmm.v1.VMM.RemoveDisk:output_type -> husk.vmm.v1.RemoveDiskResponse
+	27, // 32: husk.vmm.v1.VMM.Crowded:output_type -> husk.vmm.v1.CrowdedResponse
+	29, // 33: husk.vmm.v1.VMM.AddThread:output_type -> husk.vmm.v1.AddThreadResponse
+	31, // 34: husk.vmm.v1.VMM.RemoveThread:output_type -> husk.vmm.v1.RemoveThreadResponse
+	23, // [23:35] is the sub-list for method output_type
+	11, // [11:23] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -1592,7 +1768,7 @@ func file_husk_vmm_v1_vmm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_husk_vmm_v1_vmm_proto_rawDesc), len(file_husk_vmm_v1_vmm_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -18,6 +18,8 @@ type VMMService interface {
 	AddDisk(context.Context, *AddDiskRequest) (*AddDiskResponse, error)
 	RemoveDisk(context.Context, *RemoveDiskRequest) (*RemoveDiskResponse, error)
 	Crowded(context.Context, *CrowdedRequest) (*CrowdedResponse, error)
+	AddThread(context.Context, *AddThreadRequest) (*AddThreadResponse, error)
+	RemoveThread(context.Context, *RemoveThreadRequest) (*RemoveThreadResponse, error)
 }
 
 func RegisterVMMService(srv *ttrpc.Server, svc VMMService) {
@@ -92,6 +94,20 @@ func RegisterVMMService(srv *ttrpc.Server, svc VMMService) {
 					return nil, err
 				}
 				return svc.Crowded(ctx, &req)
+			},
+			"AddThread": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req AddThreadRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.AddThread(ctx, &req)
+			},
+			"RemoveThread": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req RemoveThreadRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.RemoveThread(ctx, &req)
 			},
 		},
 	})
@@ -182,6 +198,22 @@ func (c *vmmClient) RemoveDisk(ctx context.Context, req *RemoveDiskRequest) (*Re
 func (c *vmmClient) Crowded(ctx context.Context, req *CrowdedRequest) (*CrowdedResponse, error) {
 	var resp CrowdedResponse
 	if err := c.client.Call(ctx, "husk.vmm.v1.VMM", "Crowded", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *vmmClient) AddThread(ctx context.Context, req *AddThreadRequest) (*AddThreadResponse, error) {
+	var resp AddThreadResponse
+	if err := c.client.Call(ctx, "husk.vmm.v1.VMM", "AddThread", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *vmmClient) RemoveThread(ctx context.Context, req *RemoveThreadRequest) (*RemoveThreadResponse, error) {
+	var resp RemoveThreadResponse
+	if err := c.client.Call(ctx, "husk.vmm.v1.VMM", "RemoveThread", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
