@@ -13,6 +13,10 @@ func needLarge(t *testing.T) {
 	if !*large {
 		t.Skip("it takes long: -large")
 	}
+	// Many at a time are slow each. What is not to be missed are the limits of others.
+	usual := deadline
+	deadline *= 10
+	t.Cleanup(func() { deadline = usual })
 }
 
 func TestTenContainersComeAndGoTogether(t *testing.T) {

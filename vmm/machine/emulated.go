@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/huskvm/husk/vmm/marks"
 	"github.com/huskvm/husk/vmm/qemu"
@@ -97,9 +96,6 @@ func (e *emulated) attach(d virtio.Device) error {
 	return nil
 }
 
-// startTimeout is for QEMU to build its machine. It loads itself from disk for that, so a busy host may take long.
-const startTimeout = time.Minute
-
 // load starts QEMU, with its guest before the first instruction.
 func (e *emulated) load(cfg *Config) error {
 	terminal, theirs, err := qemu.Pair("console")
@@ -128,9 +124,8 @@ func (e *emulated) load(cfg *Config) error {
 	}
 	// All files are QEMU's from here on.
 	e.devices, e.nics, cfg.Kernel, cfg.Initramfs = nil, nil, nil, nil
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	if e.process, err = qemu.Start(ctx, q); err != nil {
+	// It loads itself from disk, and a busy host may take long. Whoever wants the VM knows how long to wait.
+	if e.process, err = qemu.Start(context.Background(), q); err != nil {
 		if _, unfit := qemu.Find(e.arch, cfg.QEMU.Binary.Path); unfit != nil {
 			return unfit
 		}
@@ -154,9 +149,7 @@ func (e *emulated) pump(cfg *Config) {
 }
 
 func (e *emulated) start() error {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	return e.process.Run(ctx)
+	return e.process.Run(context.Background())
 }
 
 func (e *emulated) pause() error  { return e.process.Pause() }

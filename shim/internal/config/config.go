@@ -70,7 +70,7 @@ type Config struct {
 	ShimCgroup string `toml:"shim_cgroup"` // path of the cgroup that shims go into; empty leaves them in the engine's
 
 	MissingExecutable  string   `toml:"missing_executable"` // "exit" or "error"
-	BootTimeout        Duration `toml:"boot_timeout"`       // until the guest's agent must have connected
+	BootTimeout        Duration `toml:"boot_timeout"`       // see sandbox.within
 	ClockInterval      Duration `toml:"clock_interval"`     // between looks at the guest's clock; 0 is never
 	KernelCmdline      string   `toml:"kernel_cmdline"`     // appended to the guest's command line
 	AllowedAnnotations []string `toml:"allowed_annotations"`

@@ -161,11 +161,10 @@ func (s *Sandbox) plan(r Request, spec *specs.Spec) (*plan, error) {
 }
 
 // boot starts the guest and returns when its agent answers.
-func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) error {
-	timeout := time.Duration(plan.config.BootTimeout)
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
-		fmt.Errorf("it did not connect within %s (boot_timeout)", timeout))
+func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) (err error) {
+	ctx, cancel := v.within(ctx, time.Duration(plan.config.BootTimeout))
 	defer cancel()
+	defer func() { err = inTime(ctx, err) }()
 	defer context.AfterFunc(v.ctx, cancel)()
 
 	request, err := plan.assets.donate(v.machine)
