@@ -54,7 +54,7 @@ tests() {
 	files) backend=qemu only=$files more="-debian=$bin/test/debian.tar -posix=$bin/test/posix" ;;
 	esac
 	case $1 in *-1) dir='' ;; esac
-	[ "$run" = . ] || only='' not=''
+	[ "$run" = . ] || only='' not='' oci=true
 	# This machine need not have systemd.
 	by=cgroupfs
 	[ "$backend" = qemu ] || by=$driver
