@@ -1,5 +1,5 @@
-// Command image writes OCI images: the one that the tests and the demo run, which is busybox and a few files to trip
-// over, and others of a tar of their root.
+// Command image writes OCI images: the one that the tests and the demo run, which is a layer of busybox and one of a few
+// files to trip over, and others of a tar of their root.
 //
 //	image -o image.tar [-busybox /bin/busybox]
 //	image -o image.tar -layer root.tar -name NAME [-command COMMAND]
@@ -65,7 +65,7 @@ type image struct {
 var pauseCommand = []string{"/bin/sh", "-c", "trap exit INT TERM; while :; do busybox sleep 3600 & wait; done"}
 
 func write(out string, i image, layer, busybox string, pausing bool) error {
-	root, size, err := open(layer, busybox, pausing)
+	layers, err := open(layer, busybox, pausing)
 	if err != nil {
 		return err
 	}
@@ -73,39 +73,52 @@ func write(out string, i image, layer, busybox string, pausing bool) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(layout(f, i, root, size), f.Close())
+	return errors.Join(layout(f, i, layers), f.Close())
 }
 
-// open returns the image's layer, and its size.
-func open(layer, busybox string, pausing bool) (io.ReadSeeker, int64, error) {
+// blob is what goes into an image's layout.
+type blob struct {
+	io.ReadSeeker
+	size int64
+}
+
+func blobOf(b []byte) blob { return blob{bytes.NewReader(b), int64(len(b))} }
+
+// open returns the image's layers, the lowest first.
+func open(layer, busybox string, pausing bool) ([]blob, error) {
 	if layer == "" {
-		b, err := busyboxRoot(busybox, pausing)
-		return bytes.NewReader(b), int64(len(b)), err
+		return busyboxLayers(busybox, pausing)
 	}
 	f, err := os.Open(layer) // until the end of the program
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	st, err := f.Stat()
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	return f, st.Size(), nil
+	return []blob{{f, st.Size()}}, nil
 }
 
-func busyboxRoot(busybox string, pausing bool) ([]byte, error) {
+func busyboxLayers(busybox string, pausing bool) ([]blob, error) {
 	binary, err := os.ReadFile(busybox)
 	if err != nil {
 		return nil, fmt.Errorf("read busybox (install the package busybox-static): %w", err)
 	}
 	if pausing {
-		return pauseRoot(binary)
+		root, err := pauseRoot(binary)
+		return []blob{blobOf(root)}, err
 	}
 	applets, err := exec.Command(busybox, "--list").Output()
 	if err != nil {
 		return nil, fmt.Errorf("list the applets of %s: %w", busybox, err)
 	}
-	return rootfs(binary, strings.Fields(string(applets)))
+	root, err := rootfs(binary, strings.Fields(string(applets)))
+	if err != nil {
+		return nil, err
+	}
+	changes, err := filesToTripOver()
+	return []blob{blobOf(root), blobOf(changes)}, err
 }
 
 // pauseRoot is the one layer of the pause image.
@@ -119,7 +132,7 @@ func pauseRoot(busybox []byte) ([]byte, error) {
 	return layer.Bytes(), err
 }
 
-// rootfs is the one layer of the image of busybox.
+// rootfs is the lower layer of the image of busybox.
 func rootfs(busybox []byte, applets []string) ([]byte, error) {
 	var layer bytes.Buffer
 	a := newArchive(&layer)
@@ -134,6 +147,17 @@ func rootfs(busybox []byte, applets []string) ([]byte, error) {
 	}
 	a.file("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"))
 	a.file("etc/group", 0o644, []byte("root:x:0:\nuser:x:1000:\nextra:x:2000:user\n"))
+	a.file("srv/only-below", 0o644, []byte("the upper layer takes this away\n"))
+	err := a.close()
+	return layer.Bytes(), err
+}
+
+// filesToTripOver is the upper one. A file with a whiteout's name says that the lower's is gone (OCI image-spec layer.md).
+func filesToTripOver() ([]byte, error) {
+	var layer bytes.Buffer
+	a := newArchive(&layer)
+	a.dir("srv")
+	a.file("srv/.wh.only-below", 0o644, nil)
 	a.file("srv/not-executable", 0o644, []byte("#!/bin/sh\n"))
 	a.file("srv/bad-format", 0o755, []byte("this is no program\x00\n"))
 	a.file("srv/script", 0o755, []byte("#!/bin/sh\nexit 9\n"))
@@ -148,12 +172,12 @@ type descriptor struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// layout writes an OCI image layout with a single image of a single layer (OCI image-spec image-layout.md).
-func layout(out io.Writer, i image, layer io.ReadSeeker, size int64) error {
+// layout writes an OCI image layout with a single image (OCI image-spec image-layout.md).
+func layout(out io.Writer, i image, layers []blob) error {
 	a := newArchive(out)
 	a.dir("blobs")
 	a.dir("blobs/sha256")
-	put := func(mediaType string, b io.ReadSeeker, size int64) (descriptor, error) {
+	put := func(mediaType string, b blob) (descriptor, error) {
 		sum := sha256.New()
 		if _, err := io.Copy(sum, b); err != nil {
 			return descriptor{}, err
@@ -162,19 +186,24 @@ func layout(out io.Writer, i image, layer io.ReadSeeker, size int64) error {
 			return descriptor{}, err
 		}
 		digest := hex.EncodeToString(sum.Sum(nil))
-		a.add(&tar.Header{Typeflag: tar.TypeReg, Name: "blobs/sha256/" + digest, Mode: 0o644, Size: size}, b)
-		return descriptor{MediaType: mediaType, Digest: "sha256:" + digest, Size: size}, nil
+		a.add(&tar.Header{Typeflag: tar.TypeReg, Name: "blobs/sha256/" + digest, Mode: 0o644, Size: b.size}, b)
+		return descriptor{MediaType: mediaType, Digest: "sha256:" + digest, Size: b.size}, nil
 	}
 	putJSON := func(mediaType string, v any) (descriptor, error) {
 		b, err := json.Marshal(v)
 		if err != nil {
 			return descriptor{}, err
 		}
-		return put(mediaType, bytes.NewReader(b), int64(len(b)))
+		return put(mediaType, blobOf(b))
 	}
-	l, err := put("application/vnd.oci.image.layer.v1.tar", layer, size)
-	if err != nil {
-		return err
+	var descriptors []descriptor
+	var digests []string
+	for _, layer := range layers {
+		d, err := put("application/vnd.oci.image.layer.v1.tar", layer)
+		if err != nil {
+			return err
+		}
+		descriptors, digests = append(descriptors, d), append(digests, d.Digest)
 	}
 	config, err := putJSON("application/vnd.oci.image.config.v1+json", map[string]any{
 		"architecture": runtime.GOARCH,
@@ -183,7 +212,7 @@ func layout(out io.Writer, i image, layer io.ReadSeeker, size int64) error {
 			"Env": []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 			"Cmd": i.command,
 		},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{l.Digest}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": digests},
 	})
 	if err != nil {
 		return err
@@ -192,7 +221,7 @@ func layout(out io.Writer, i image, layer io.ReadSeeker, size int64) error {
 		"schemaVersion": 2,
 		"mediaType":     "application/vnd.oci.image.manifest.v1+json",
 		"config":        config,
-		"layers":        []descriptor{l},
+		"layers":        descriptors,
 	})
 	if err != nil {
 		return err
