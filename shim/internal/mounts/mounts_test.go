@@ -105,6 +105,11 @@ func TestARootThatDoesNotMountIsNamedAndLeavesNothing(t *testing.T) {
 			}, []string{"/nonexistent/s"}},
 			{[]*types.Mount{{Type: "ext4", Source: "/nonexistent/d"}}, []string{"/nonexistent/d", "disk"}},
 			{[]*types.Mount{{Type: "ext4", Source: dir}}, []string{dir}},
+			{[]*types.Mount{
+				{Type: "bind", Source: dir, Options: []string{"bind"}},
+				{Type: "format/mkdir/bind", Source: "{{ mount 0 }}/upper"},
+			}, []string{"format/mkdir/bind", "mount manager", "root_path"}},
+			{[]*types.Mount{{Type: "erofs", Source: dir, Options: []string{"X-containerd.dmverity=/x"}}}, []string{"dmverity", "mount manager"}},
 		} {
 			_, err := OpenRoot(test.mounts, target, "")
 			if err == nil {

@@ -51,6 +51,11 @@ func OpenRoot(mounts []*types.Mount, target, path string) (*Root, error) {
 		}
 		return &Root{File: f}, nil
 	}
+	for _, m := range mounts {
+		if err := prepared(m); err != nil {
+			return nil, fmt.Errorf("mount the root file system (%s): %w", describe(m), err)
+		}
+	}
 	if OnDisk(mounts) {
 		return openDisk(mounts[0])
 	}
@@ -77,6 +82,17 @@ func OpenRoot(mounts []*types.Mount, target, path string) (*Root, error) {
 // OnDisk says whether the mounts make a root that is a disk.
 func OnDisk(mounts []*types.Mount) bool {
 	return len(mounts) == 1 && slices.Contains(diskTypes, mounts[0].Type)
+}
+
+// prepared fails for a mount that is not for a kernel: containerd's mount manager makes such ones into others, and leaves
+// what it can't.
+func prepared(m *types.Mount) error {
+	own := func(option string) bool { return strings.HasPrefix(option, "X-containerd.") }
+	if strings.Contains(m.Type, "/") || slices.ContainsFunc(m.Options, own) {
+		return errors.New("containerd has not prepared it: its mount manager does (containerd 2.2 and newer), " +
+			"for a snapshotter whose root_path is below containerd's root directory, as it is by default")
+	}
+	return nil
 }
 
 // Close ends the root's use on the host. The VM must be gone, or have given its share up.
@@ -111,7 +127,7 @@ func openDisk(m *types.Mount) (*Root, error) {
 			disk.ReadOnly = true
 			disk.Options = append(disk.Options, option)
 		default:
-			if strings.HasPrefix(option, "X-containerd.") || strings.HasPrefix(option, "device=") {
+			if strings.HasPrefix(option, "device=") {
 				return nil, fmt.Errorf("mount the root file system (%s): option %s is not supported on a disk given to a VM",
 					describe(m), option)
 			}
