@@ -201,7 +201,7 @@ $(TESTBIN)/pause.tar: FORCE
 $(TESTBIN)/containerd: go.mod
 	@mkdir -p $@
 	@v=$$(go list -m -f '{{.Version}}' $(CONTAINERD)); echo "building containerd $$v" >&2; \
-	GOBIN=$(CURDIR)/$@ GOFLAGS=-tags=no_btrfs,no_devmapper,no_zfs go install -trimpath -ldflags '-s -w' $(addsuffix @$$v,$(addprefix $(CONTAINERD)/cmd/,containerd ctr containerd-shim-runc-v2)) && touch $@
+	GOBIN=$(CURDIR)/$@ GOFLAGS=-tags=no_btrfs,no_zfs go install -trimpath -ldflags '-s -w' $(addsuffix @$$v,$(addprefix $(CONTAINERD)/cmd/,containerd ctr containerd-shim-runc-v2)) && touch $@
 $(TESTBIN)/runtimetest:
 	@GOBIN=$(CURDIR)/$(TESTBIN) GOFLAGS= go install $(RUNTIMETEST)
 $(TESTBIN)/reboot-initramfs: FORCE

@@ -32,6 +32,7 @@ type Config struct {
 	HuskConfig string // contents of husk's configuration file; empty for none
 	CRI        *CRI   // nil leaves the CRI plugin out
 	Namespace  string // of containerd, for the image and ctr; empty is containerd's default
+	Plugins    string // further tables of containerd's configuration, without CRI
 }
 
 // CRI is containerd's configuration of the CRI plugin.
@@ -65,7 +66,8 @@ func Start(ctx context.Context, cfg Config) (*Rig, error) {
 	}
 	if out, err := r.Ctr(ctx, "image", "import", cfg.ImageTar).CombinedOutput(); err != nil {
 		_ = r.Stop()
-		return nil, fmt.Errorf("import %s: %w: %s", cfg.ImageTar, err, out)
+		tail, _ := r.LogTail(40)
+		return nil, fmt.Errorf("import %s: %w: %s%s", cfg.ImageTar, err, out, tail)
 	}
 	return r, nil
 }
@@ -241,7 +243,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
   scratch_file = %q
   root_path = %q
   fs_type = "ext4"
-`, r.path("root"), r.path("state"), r.Address(), r.Address()+".ttrpc", r.path(scratch), r.path("blockfile"))
+%s`, r.path("root"), r.path("state"), r.Address(), r.Address()+".ttrpc", r.path(scratch), r.path("blockfile"), r.cfg.Plugins)
 }
 
 // quoted is a list of strings as TOML has it.

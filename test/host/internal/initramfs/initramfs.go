@@ -25,7 +25,7 @@ var moreModules = []string{
 	"crc32c_generic",
 	"vhost_vsock", "vhost_net", "vsock_loopback", "tun", "veth", "bridge", "br_netfilter", "dummy", "macvlan",
 	"sch_ingress", "act_mirred", "cls_u32", "cls_matchall",
-	"loop", "fuse", "virtiofs", "ext4", "erofs",
+	"loop", "dm_thin_pool", "fuse", "virtiofs", "ext4", "erofs",
 	"nf_tables", "nft_compat", "nft_chain_nat", "nft_ct", "nft_masq",
 	"ip_tables", "iptable_filter", "iptable_nat", "ip6_tables", "ip6table_filter", "ip6table_nat",
 	"xt_conntrack", "xt_MASQUERADE", "xt_nat", "xt_addrtype", "xt_comment", "xt_mark", "xt_multiport", "xt_tcpudp",
