@@ -138,7 +138,11 @@ func (s *Server) config(r *vmmv1.BootRequest) (cfg machine.Config, workdir *os.F
 		if nic.GetMtu() > math.MaxUint16 {
 			err = errors.Join(err, fmt.Errorf("MTU %d of a network interface is more than %d", nic.GetMtu(), math.MaxUint16))
 		}
-		cfg.NICs = append(cfg.NICs, machine.NIC{Tap: take(nic.GetTap()), MAC: nic.GetMac(), MTU: uint16(nic.GetMtu())})
+		n := machine.NIC{MAC: nic.GetMac(), MTU: uint16(nic.GetMtu())}
+		for _, tap := range nic.GetTaps() {
+			n.Taps = append(n.Taps, take(tap))
+		}
+		cfg.NICs = append(cfg.NICs, n)
 	}
 	if f := take(r.GetConsole().GetOutput()); f != nil {
 		cfg.Console = f

@@ -74,9 +74,15 @@ type Disk struct {
 
 // NIC is a network interface of the guest.
 type NIC struct {
-	Tap *os.File // attached to its interface, with IFF_VNET_HDR
-	MAC stdnet.HardwareAddr
-	MTU uint16 // the most the guest may set; 0 is no bound
+	Taps []*os.File // the queues of one tap, attached to its interface, with IFF_VNET_HDR
+	MAC  stdnet.HardwareAddr
+	MTU  uint16 // the most the guest may set; 0 is no bound
+}
+
+func (n NIC) close() {
+	for _, tap := range n.Taps {
+		_ = tap.Close()
+	}
 }
 
 func (c *Config) check() error {
@@ -124,6 +130,6 @@ func (c *Config) closeDevices() {
 		_ = d.File.Close()
 	}
 	for _, n := range c.NICs {
-		_ = n.Tap.Close()
+		n.close()
 	}
 }

@@ -23,7 +23,7 @@ func (m *Machine) createDevices(cfg *Config) error {
 			_ = d.File.Close()
 		}
 		for _, n := range nics {
-			_ = n.Tap.Close()
+			n.close()
 		}
 	}()
 
@@ -85,7 +85,7 @@ func (m *Machine) createDevices(cfg *Config) error {
 			}
 			continue
 		}
-		device, err := net.New(net.Config{Tap: n.Tap, MAC: n.MAC, MTU: n.MTU})
+		device, err := net.New(net.Config{Taps: n.Taps, MAC: n.MAC, MTU: n.MTU})
 		if err != nil {
 			return err
 		}

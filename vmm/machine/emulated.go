@@ -47,7 +47,7 @@ func (e *emulated) has(id virtio.ID) bool {
 }
 
 func (e *emulated) attachNIC(n NIC) error {
-	e.nics = append(e.nics, qemu.NIC{Tap: n.Tap, MAC: n.MAC, MTU: n.MTU})
+	e.nics = append(e.nics, qemu.NIC{Taps: n.Taps, MAC: n.MAC, MTU: n.MTU})
 	return nil
 }
 
@@ -188,7 +188,7 @@ func (e *emulated) close() error {
 		_ = d.Front.Close()
 	}
 	for _, n := range e.nics {
-		_ = n.Tap.Close()
+		n.Close()
 	}
 	e.devices, e.nics = nil, nil
 	var err error

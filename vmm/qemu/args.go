@@ -3,6 +3,7 @@ package qemu
 import (
 	"fmt"
 	"os"
+	"strings"
 )
 
 // firstFD is the descriptor that the first inherited file has in QEMU, after stdin, stdout and stderr.
@@ -88,6 +89,7 @@ func (l *line) devices(c *Config, b board) {
 		}
 	}
 	for i, n := range c.NICs {
+		n.Taps = n.Taps[:min(len(n.Taps), c.Processors())] // a queue that QEMU does not have open is none
 		l.nic(fmt.Sprintf("net%d", i), n, b)
 	}
 	l.add("-object", "rng-builtin,id=entropy", "-device", b.device("virtio-rng")+",rng=entropy",
@@ -96,8 +98,17 @@ func (l *line) devices(c *Config, b board) {
 
 // nic is a device of QEMU's own on an inherited tap: its vhost-user for networks refuses sockets that are inherited.
 func (l *line) nic(id string, n NIC, b board) {
-	l.add("-netdev", fmt.Sprintf("tap,id=%s,fd=%d", id, l.inherit(n.Tap)))
+	var fds []string
+	for _, tap := range n.Taps {
+		fds = append(fds, fmt.Sprint(l.inherit(tap)))
+	}
 	device := fmt.Sprintf("%s,netdev=%s,mac=%s", b.device("virtio-net"), id, n.MAC)
+	if len(fds) == 1 {
+		l.add("-netdev", fmt.Sprintf("tap,id=%s,fd=%s", id, fds[0]))
+	} else {
+		l.add("-netdev", fmt.Sprintf("tap,id=%s,fds=%s", id, strings.Join(fds, ":")))
+		device += ",mq=on"
+	}
 	if n.MTU > 0 {
 		device += fmt.Sprintf(",host_mtu=%d", n.MTU)
 	}

@@ -40,7 +40,7 @@ func TestArguments(t *testing.T) {
 				{Kind: FS, Front: file("fs"), Tag: "husk", Queues: 2},
 				{Kind: Block, Front: file("disk")},
 			},
-			NICs: []NIC{{Tap: file("tap"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: 1450}},
+			NICs: []NIC{{Taps: []*os.File{file("tap")}, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: 1450}},
 		}
 	}
 	for name, change := range map[string]struct {
@@ -54,6 +54,10 @@ func TestArguments(t *testing.T) {
 		"ppc64le":   {"ppc64le", func(*Config) {}},
 		"amd64-kvm": {"amd64", func(c *Config) { c.KVM = true }},
 		"amd64-9.0": {"amd64", func(c *Config) { c.Binary.Version = Version{9, 0} }},
+		"amd64-pairs": {"amd64", func(c *Config) { // and no more than the guest has processors
+			c.KVM, c.NICs[0].Taps = true, []*os.File{file("tap"), file("second"), file("third")}
+		}},
+		"amd64-pairs-of-one": {"amd64", func(c *Config) { c.NICs[0].Taps = []*os.File{file("tap"), file("second")} }},
 		"amd64-least": {"amd64", func(c *Config) {
 			c.Devices, c.NICs, c.Console, c.Initramfs, c.Cmdline = nil, nil, nil, nil, ""
 		}},
@@ -99,7 +103,7 @@ func TestConfigurationsThatCannotBe(t *testing.T) {
 		"queues":  {func(c *Config) { c.Devices = []Device{{Front: os.Stdin, Tag: "a", Queues: -1}} }, "-1 queues"},
 		"kind":    {func(c *Config) { c.Devices = []Device{{Front: os.Stdin, Kind: 9}} }, "unknown kind"},
 		"nic":     {func(c *Config) { c.NICs = []NIC{{MAC: make(net.HardwareAddr, 6)}} }, "needs a tap"},
-		"mac":     {func(c *Config) { c.NICs = []NIC{{Tap: os.Stdin, MAC: make(net.HardwareAddr, 8)}} }, "an Ethernet address"},
+		"mac":     {func(c *Config) { c.NICs = []NIC{{Taps: []*os.File{os.Stdin}, MAC: make(net.HardwareAddr, 8)}} }, "an Ethernet address"},
 		"nics":    {func(c *Config) { c.NICs = make([]NIC, 7) }, "room for 8, of which it needs 3"},
 		"devices": {func(c *Config) { c.Devices = make([]Device, 7) }, "room for 8, of which it needs 3"},
 	} {

@@ -47,11 +47,19 @@ type Device struct {
 	Queues int      // FS: request queues, Block: queues; 0 is 1
 }
 
-// NIC is a network interface, on a tap that is attached to its interface.
+// NIC is a network interface, on the queues of a tap that is attached to its interface. The guest gets as many of them as
+// it has processors.
 type NIC struct {
-	Tap *os.File
-	MAC net.HardwareAddr
-	MTU uint16 // the most the guest may set; 0 is no bound
+	Taps []*os.File
+	MAC  net.HardwareAddr
+	MTU  uint16 // the most the guest may set; 0 is no bound
+}
+
+// Close closes the tap.
+func (n NIC) Close() {
+	for _, tap := range n.Taps {
+		_ = tap.Close()
+	}
 }
 
 // check names what QEMU would fail with, or obey in a way that was not meant.
@@ -88,7 +96,7 @@ func (c *Config) check() error {
 		}
 	}
 	for i, n := range c.NICs {
-		if n.Tap == nil || len(n.MAC) != 6 {
+		if len(n.Taps) == 0 || len(n.MAC) != 6 {
 			return fmt.Errorf("network interface %d needs a tap and an Ethernet address, and has the address %q", i, n.MAC)
 		}
 	}
@@ -116,13 +124,13 @@ func (c *Config) close() {
 	for _, d := range c.Devices {
 		files = append(files, d.Front)
 	}
-	for _, n := range c.NICs {
-		files = append(files, n.Tap)
-	}
 	for _, f := range files {
 		if f != nil {
 			_ = f.Close()
 		}
+	}
+	for _, n := range c.NICs {
+		n.Close()
 	}
 }
 

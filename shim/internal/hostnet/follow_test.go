@@ -12,7 +12,7 @@ import (
 // follow connects a namespace, with a spare device, and follows it.
 func follow(t *testing.T, path string) (*Network, *Follower) {
 	t.Helper()
-	n, err := Connect(path, KeyOf("a"), Spares{Count: 1})
+	n, err := Connect(path, KeyOf("a"), 1, Spares{Count: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

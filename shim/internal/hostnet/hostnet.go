@@ -62,11 +62,17 @@ type Network struct {
 	indexes []int // by tap, the index of its interface; spare ones are beyond the end
 }
 
-// Tap is one interface's. The file holds the tap in being; it is the caller's.
+// Tap is one interface's. The files, one a queue, hold the tap in being; they are the caller's.
 type Tap struct {
-	File *os.File
-	MAC  net.HardwareAddr
-	MTU  int
+	Files []*os.File
+	MAC   net.HardwareAddr
+	MTU   int
+}
+
+func (t Tap) close() {
+	for _, f := range t.Files {
+		_ = f.Close()
+	}
 }
 
 // Close closes the taps' files.
@@ -75,7 +81,7 @@ func (n *Network) Close() {
 		return
 	}
 	for _, t := range n.Taps {
-		_ = t.File.Close()
+		t.close()
 	}
 	n.Taps = nil
 }
@@ -90,9 +96,15 @@ type Spares struct {
 	First bool
 }
 
-// Connect connects every interface of the namespace at path; of the host's own, none. What an earlier try of the same
+// maxQueues is from where on more of them cost more than they bring.
+const maxQueues = 8
+
+// Queues is how many queues the taps of a guest with so many vCPUs have.
+func Queues(vcpus int) int { return max(1, min(vcpus, maxQueues)) }
+
+// Connect connects every interface of the namespace at path; of the host's own, none. The taps have so many queues. What an earlier try of the same
 // sandbox, or a sandbox that is gone, has left there is replaced. On error nothing is left.
-func Connect(path string, key Key, spares Spares) (n *Network, err error) {
+func Connect(path string, key Key, queues int, spares Spares) (n *Network, err error) {
 	err = inside(path, func(h *netlink.Handle) (err error) {
 		if err := disconnect(h, key); err != nil {
 			return err
@@ -109,11 +121,11 @@ func Connect(path string, key Key, spares Spares) (n *Network, err error) {
 			}
 		}()
 		for i, link := range there.links {
-			tap, err := makeTap(h, key.tapName(i), link.Attrs().MTU)
+			tap, err := makeTap(h, key.tapName(i), queues, link.Attrs().MTU)
 			if err != nil {
 				return err
 			}
-			n.Taps = append(n.Taps, Tap{tap.file, link.Attrs().HardwareAddr, link.Attrs().MTU})
+			n.Taps = append(n.Taps, Tap{tap.files, link.Attrs().HardwareAddr, link.Attrs().MTU})
 			if err := join(h, key, link, tap.link); err != nil {
 				return err
 			}
@@ -122,7 +134,7 @@ func Connect(path string, key Key, spares Spares) (n *Network, err error) {
 		if len(there.links) == 0 && spares.First {
 			spares.Count++
 		}
-		return n.addSpares(h, key, spares.Count)
+		return n.addSpares(h, key, queues, spares.Count)
 	})
 	if errors.Is(err, errOwnNamespace) {
 		return &Network{Config: &agentv1.ConfigureNetworkRequest{}, Notes: []string{"the guest does not get the host's network"}}, nil

@@ -50,7 +50,7 @@ func in(t *testing.T, path string, args ...string) string {
 
 func connect(t *testing.T, path, sandbox string) *Network {
 	t.Helper()
-	n, err := Connect(path, KeyOf(sandbox), Spares{})
+	n, err := Connect(path, KeyOf(sandbox), 1, Spares{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,23 +80,62 @@ func TestFramesGoBothWaysUnchanged(t *testing.T) {
 		append(addressed(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 0x88, 0xb5), 1, 2, 3, 4),
 	} {
 		send(t, peer, frame)
-		if got := receive(t, n.Taps[0].File, frame); !got {
+		if got := receive(t, n.Taps[0].Files[0], frame); !got {
 			t.Errorf("a frame of %d bytes did not get to the tap", len(frame))
 		}
 	}
 	out := append(addressed(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 0x88, 0xb6), bytes.Repeat([]byte{7}, 100)...)
 	wire := listen(t, peer)
-	if _, err := n.Taps[0].File.Write(append(make([]byte, header), out...)); err != nil {
+	if _, err := n.Taps[0].Files[0].Write(append(make([]byte, header), out...)); err != nil {
 		t.Fatal(err)
 	}
+	expect(t, wire, out)
+}
+
+// expect reads until the frame comes.
+func expect(t *testing.T, wire int, frame []byte) {
+	t.Helper()
 	buf := make([]byte, 2000)
 	for {
 		size, _, err := unix.Recvfrom(wire, buf, 0)
 		if err != nil {
 			t.Fatalf("the frame did not get to the wire: %v", err)
 		}
-		if bytes.Equal(buf[:size], out) {
-			break
+		if bytes.Equal(buf[:size], frame) {
+			return
+		}
+	}
+}
+
+// Every queue of a tap, of spare ones too, is the interface's.
+func TestATapHasItsQueues(t *testing.T) {
+	path, peer := namespace(t)
+	n, err := Connect(path, KeyOf("a"), 3, Spares{Count: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Close)
+	if len(n.Taps) != 2 || len(n.Taps[0].Files) != 3 || len(n.Taps[1].Files) != 3 {
+		t.Fatalf("%+v", n.Taps)
+	}
+	wire := listen(t, peer)
+	for i, queue := range n.Taps[0].Files {
+		out := append(addressed(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 0x88, 0xb6), bytes.Repeat([]byte{byte(i)}, 100)...)
+		if _, err := queue.Write(append(make([]byte, header), out...)); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, wire, out)
+	}
+	n.Close()
+	if got := in(t, path, "ip", "-o", "link"); strings.Contains(got, KeyOf("a").tapName(0)) {
+		t.Errorf("a tap stays without its queues: %s", got)
+	}
+}
+
+func TestQueuesFollowTheVCPUs(t *testing.T) {
+	for vcpus, want := range map[int]int{0: 1, 1: 1, 2: 2, 8: 8, 9: 8, 1 << 20: 8} {
+		if got := Queues(vcpus); got != want {
+			t.Errorf("%d vCPUs: %d queues, want %d", vcpus, got, want)
 		}
 	}
 }
@@ -196,7 +235,7 @@ func TestOnlyOneVMHasAnInterface(t *testing.T) {
 	path, _ := namespace(t)
 	first := connect(t, path, "a")
 	before := traces(t, path)
-	if _, err := Connect(path, KeyOf("b"), Spares{}); err == nil || !strings.Contains(err.Error(), "another VM") {
+	if _, err := Connect(path, KeyOf("b"), 1, Spares{}); err == nil || !strings.Contains(err.Error(), "another VM") {
 		t.Errorf("a second VM: %v", err)
 	}
 	if after := traces(t, path); after != before {
@@ -218,7 +257,7 @@ func TestAStaleTapDoesNotBlock(t *testing.T) {
 }
 
 func TestTheHostsOwnNamespaceIsLeftAlone(t *testing.T) {
-	n, err := Connect("/proc/self/ns/net", KeyOf("a"), Spares{})
+	n, err := Connect("/proc/self/ns/net", KeyOf("a"), 1, Spares{})
 	if err != nil || len(n.Taps) != 0 || len(n.Notes) != 1 {
 		t.Errorf("%+v, %v", n, err)
 	}
@@ -237,7 +276,7 @@ func TestNamespaceThatIsGone(t *testing.T) {
 			t.Errorf("%q: %v", path, err)
 		}
 	}
-	if _, err := Connect(file, KeyOf("a"), Spares{}); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := Connect(file, KeyOf("a"), 1, Spares{}); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("connect: %v", err)
 	}
 }

@@ -23,17 +23,17 @@ func (k Key) spareMAC(i int) net.HardwareAddr {
 const spareMTU = 1500
 
 // addSpares makes the taps of spare devices, after the others.
-func (n *Network) addSpares(h *netlink.Handle, key Key, count int) error {
+func (n *Network) addSpares(h *netlink.Handle, key Key, queues, count int) error {
 	for range count {
 		i := len(n.Taps)
 		if i == maxInterfaces {
 			return fmt.Errorf("there are more than %d interfaces and spare ones", maxInterfaces)
 		}
-		tap, err := makeTap(h, key.tapName(i), spareMTU)
+		tap, err := makeTap(h, key.tapName(i), queues, spareMTU)
 		if err != nil {
 			return err
 		}
-		n.Taps = append(n.Taps, Tap{File: tap.file, MAC: key.spareMAC(i)})
+		n.Taps = append(n.Taps, Tap{Files: tap.files, MAC: key.spareMAC(i)})
 		n.Config.Interfaces = append(n.Config.Interfaces, hidden(key.spareMAC(i)))
 	}
 	return nil

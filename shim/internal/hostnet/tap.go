@@ -1,7 +1,6 @@
 package hostnet
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
@@ -13,31 +12,50 @@ import (
 const tunDevice = "/dev/net/tun"
 
 type tap struct {
-	file *os.File
-	link netlink.Link
+	files []*os.File // one a queue
+	link  netlink.Link
 }
 
-// makeTap makes a tap and brings it up. It is not persistent: the last process that has the file open takes it along.
-func makeTap(h *netlink.Handle, name string, mtu int) (*tap, error) {
-	file, err := openTap(name)
+// makeTap makes a tap and brings it up. It is not persistent: the last process that has a file of it open takes it along.
+func makeTap(h *netlink.Handle, name string, queues, mtu int) (*tap, error) {
+	t := &tap{}
+	err := t.open(name, queues)
 	if err != nil {
-		return nil, fmt.Errorf("make tap %s: %w", name, err)
+		err = fmt.Errorf("make tap %s: %w", name, err)
+	} else if t.link, err = setUpTap(h, name, mtu); err != nil {
+		err = fmt.Errorf("set up tap %s: %w", name, err)
 	}
-	link, err := setUpTap(h, name, mtu)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("set up tap %s: %w", name, err), file.Close())
+		Tap{Files: t.files}.close()
+		return nil, err
 	}
-	return &tap{file, link}, nil
+	return t, nil
 }
 
-func openTap(name string) (*os.File, error) {
+func (t *tap) open(name string, queues int) error {
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if queues > 1 {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	for range queues {
+		file, err := openTap(name, flags)
+		if err != nil {
+			return err
+		}
+		t.files = append(t.files, file)
+	}
+	return nil
+}
+
+// openTap makes a tap, or one more queue of it.
+func openTap(name string, flags uint16) (*os.File, error) {
 	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w: load the kernel's module tun", tunDevice, err)
 	}
 	ifr, err := unix.NewIfreq(name)
 	if err == nil {
-		ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		ifr.SetUint16(flags)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
 	}
 	if err != nil {

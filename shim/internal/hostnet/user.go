@@ -52,15 +52,15 @@ func UserAddress() netip.Addr { return userGuest.Addr() }
 func User(path string, key Key) (*UserNetwork, error) {
 	n := &UserNetwork{Network: &Network{}}
 	err := inside(path, func(h *netlink.Handle) error {
-		tap, err := makeTap(h, key.tapName(0), userMTU)
+		tap, err := makeTap(h, key.tapName(0), 1, userMTU) // one process reads and writes at the other end
 		if err != nil {
 			return err
 		}
 		if n.Frames, err = openFrames(tap.link.Attrs().Index); err != nil {
-			_ = tap.file.Close()
+			Tap{Files: tap.files}.close()
 			return fmt.Errorf("frames of tap %s: %w", key.tapName(0), err)
 		}
-		n.Taps = []Tap{{File: tap.file, MAC: key.spareMAC(0), MTU: userMTU}}
+		n.Taps = []Tap{{Files: tap.files, MAC: key.spareMAC(0), MTU: userMTU}}
 		return nil
 	})
 	if err != nil {

@@ -30,7 +30,7 @@ func TestFramesOfAUserNetwork(t *testing.T) {
 	defer n.Close()
 	defer n.Frames.Close()
 	out := append(addressed(n.Taps[0].MAC, 0x88, 0xb5), make([]byte, 60000)...)
-	if _, err := n.Taps[0].File.Write(append(make([]byte, header), out...)); err != nil {
+	if _, err := n.Taps[0].Files[0].Write(append(make([]byte, header), out...)); err != nil {
 		t.Fatal(err)
 	}
 	got := make([]byte, 1<<17)
@@ -40,7 +40,7 @@ func TestFramesOfAUserNetwork(t *testing.T) {
 	if _, err := n.Frames.Write(out); err != nil {
 		t.Fatal(err)
 	}
-	if size, err := n.Taps[0].File.Read(got); err != nil || size != header+len(out) {
+	if size, err := n.Taps[0].Files[0].Read(got); err != nil || size != header+len(out) {
 		t.Errorf("%d bytes, %v", size, err)
 	}
 }

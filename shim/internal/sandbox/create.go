@@ -93,7 +93,7 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	if err := p.runHooks(ctx, uint32(v.machine.PID())); err != nil {
 		return err
 	}
-	if err := v.connectNetwork(spec, s.Namespace, plan.config); err != nil { // after the hooks, which may have made it
+	if err := v.connectNetwork(spec, s.Namespace, plan); err != nil { // after the hooks, which may have made it
 		return err
 	}
 	s.marks.Add("network connected")

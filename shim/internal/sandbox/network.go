@@ -24,19 +24,21 @@ const docker = "moby"
 // connectNetwork connects the VM with the network namespace that the specification names. With a new one asked for, it
 // is the VMM's own: hooks, which are told the VMM's pid, may have put interfaces there by now, and docker will when this
 // is over. Without any, which is the host's network, the guest has one in user mode.
-func (v *vm) connectNetwork(spec *specs.Spec, namespace string, c *config.Config) (err error) {
+func (v *vm) connectNetwork(spec *specs.Spec, namespace string, p *plan) (err error) {
+	c := p.config
 	path, asked := bundle.NetworkNamespace(spec)
 	v.netns = path
 	v.late = asked && path == "" && namespace == docker
+	queues := hostnet.Queues(int(p.size.VCPUs))
 	spares := hostnet.Spares{Count: int(c.SpareInterfaces), First: v.late}
 	switch {
 	case !asked && c.HostNetwork == config.HostNetworkNone:
 	case !asked:
 		err = v.connectUser(c.VMM)
 	case path != "":
-		err = v.connectTo(path, spares)
+		err = v.connectTo(path, queues, spares)
 	case spec.Hooks != nil || v.late || spares.Count > 0:
-		err = v.connectTo(v.ownNetns(), spares)
+		err = v.connectTo(v.ownNetns(), queues, spares)
 	}
 	if err != nil {
 		return fmt.Errorf("connect the VM: %w", err)
@@ -45,9 +47,9 @@ func (v *vm) connectNetwork(spec *specs.Spec, namespace string, c *config.Config
 }
 
 // connectTo connects the VM with a network namespace, of which it will follow what changes from here on.
-func (v *vm) connectTo(path string, spares hostnet.Spares) (err error) {
+func (v *vm) connectTo(path string, queues int, spares hostnet.Spares) (err error) {
 	key := hostnet.KeyOf(string(v.dir))
-	if v.network, err = hostnet.Connect(path, key, spares); err != nil {
+	if v.network, err = hostnet.Connect(path, key, queues, spares); err != nil {
 		return err
 	}
 	logNotes(v.network.Notes)
@@ -121,11 +123,15 @@ func (v *vm) donateNICs() (nics []*vmmv1.NIC, err error) {
 	}
 	defer v.network.Close()
 	for _, tap := range v.network.Taps {
-		token, err := v.machine.Donate(tap.File)
-		if err != nil {
-			return nil, err
+		nic := &vmmv1.NIC{Mac: tap.MAC, Mtu: uint32(tap.MTU)}
+		for _, queue := range tap.Files {
+			token, err := v.machine.Donate(queue)
+			if err != nil {
+				return nil, err
+			}
+			nic.Taps = append(nic.Taps, token)
 		}
-		nics = append(nics, &vmmv1.NIC{Tap: token, Mac: tap.MAC, Mtu: uint32(tap.MTU)})
+		nics = append(nics, nic)
 	}
 	return nics, nil
 }

@@ -23,24 +23,33 @@ type guest struct {
 	tr     *virtiotest.Transport
 }
 
-// plug activates a device whose link is one end of a socket, and returns the other.
-func plug(t testing.TB, features uint64) (*guest, *os.File) {
+// socketPair is a link that is no tap, and its other end.
+func socketPair(t testing.TB) (near, far *os.File) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	near, far := os.NewFile(uintptr(fds[0]), "near"), os.NewFile(uintptr(fds[1]), "far")
+	near, far = os.NewFile(uintptr(fds[0]), "near"), os.NewFile(uintptr(fds[1]), "far")
 	_ = far.SetDeadline(time.Now().Add(10 * time.Second))
+	t.Cleanup(func() { _ = far.Close() })
+	return near, far
+}
+
+// plug activates a device whose link is one end of a socket, and returns the other.
+func plug(t testing.TB, features uint64) (*guest, *os.File) {
+	t.Helper()
+	near, far := socketPair(t)
 	dev, err := newDevice(Config{MAC: testMAC})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if dev.link, err = newLink(near); err != nil {
+	l, err := newLink(near)
+	if err != nil {
 		t.Fatal(err)
 	}
+	dev.links = []*link{l}
 	_ = near.Close()
-	t.Cleanup(func() { _ = far.Close() })
 	return activate(t, dev, features), far
 }
 
@@ -268,6 +277,7 @@ func TestConfigurationSpaceAndFeatures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dev.links = make([]*link, 1)
 	var b [14]byte
 	dev.ReadConfig(b[:], 0)
 	if want := [14]byte{2, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0xaa, 5}; b != want {
@@ -302,16 +312,16 @@ func TestNewNamesWhatIsWrong(t *testing.T) {
 		return f
 	}
 	for want, cfg := range map[string]Config{
-		"without a tap":              {},
-		`"" is not the hardware`:     {Tap: open()},
-		`"01:00:00:00:00:01" is not`: {Tap: open(), MAC: net.HardwareAddr{1, 0, 0, 0, 0, 1}},
-		"MTU 67":                     {Tap: open(), MAC: testMAC, MTU: 67},
-		"/dev/null: not a tap":       {Tap: open(), MAC: testMAC},
+		"a tap of 0 queues":          {},
+		`"" is not the hardware`:     {Taps: []*os.File{open()}},
+		`"01:00:00:00:00:01" is not`: {Taps: []*os.File{open()}, MAC: net.HardwareAddr{1, 0, 0, 0, 0, 1}},
+		"MTU 67":                     {Taps: []*os.File{open()}, MAC: testMAC, MTU: 67},
+		"/dev/null: not a tap":       {Taps: []*os.File{open()}, MAC: testMAC},
 	} {
 		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
 		}
-		if cfg.Tap != nil && cfg.Tap.Close() == nil {
+		if cfg.Taps != nil && cfg.Taps[0].Close() == nil {
 			t.Errorf("%s: New left the tap open", want)
 		}
 	}

@@ -9,11 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// link is the host's end: one read or write is one packet, with a header in front.
+// link is one queue of the host's end: one read or write is one packet, with a header in front.
 type link struct {
-	file *os.File
-	fd   int
-	tap  bool // else a socket, which needs no set-up
+	file     *os.File
+	fd       int
+	tap      bool // else a socket, which needs no set-up
+	detached bool // from the tap: nothing comes
 }
 
 // openTap makes a link of a tap device. The descriptor is a new one, so that the runtime's poller gets to know the
@@ -91,6 +92,29 @@ func tunOffload(features uint64) (flags int) {
 		flags |= unix.TUN_F_TSO_ECN
 	}
 	return flags
+}
+
+// attach lets the queue take part in its tap, as it does to begin with, or not.
+func (l *link) attach(on bool) error {
+	if on == !l.detached {
+		return nil
+	}
+	flag := uint16(unix.IFF_DETACH_QUEUE)
+	if on {
+		flag = unix.IFF_ATTACH_QUEUE
+	}
+	if l.tap {
+		ifr, err := unix.NewIfreq("")
+		if err != nil {
+			return err
+		}
+		ifr.SetUint16(flag)
+		if err := unix.IoctlIfreq(l.fd, unix.TUNSETQUEUE, ifr); err != nil {
+			return fmt.Errorf("TUNSETQUEUE %#x: %w", flag, err)
+		}
+	}
+	l.detached = !on
+	return nil
 }
 
 // read waits for a packet. os.ErrDeadlineExceeded after cancel.

@@ -88,7 +88,7 @@ func TestARealTap(t *testing.T) {
 					return
 				}
 				defer unix.Close(socket)
-				dev, err := New(Config{Tap: tap, MAC: testMAC})
+				dev, err := New(Config{Taps: []*os.File{tap}, MAC: testMAC})
 				if err != nil {
 					t.Error(err)
 					return
@@ -132,7 +132,7 @@ func TestResetOfASilentTap(t *testing.T) {
 			if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 				t.Error(err)
 			}
-			dev, err := New(Config{Tap: os.NewFile(uintptr(fd), "husk2"), MAC: testMAC})
+			dev, err := New(Config{Taps: []*os.File{os.NewFile(uintptr(fd), "husk2")}, MAC: testMAC})
 			if err != nil {
 				t.Error(err)
 				return
@@ -157,7 +157,7 @@ func TestATapWithoutHeadersIsRefused(t *testing.T) {
 		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 			t.Error(err)
 		}
-		_, err = New(Config{Tap: os.NewFile(uintptr(fd), "husk1"), MAC: net.HardwareAddr(testMAC)})
+		_, err = New(Config{Taps: []*os.File{os.NewFile(uintptr(fd), "husk1")}, MAC: net.HardwareAddr(testMAC)})
 		if err == nil || !strings.Contains(err.Error(), "IFF_VNET_HDR") {
 			t.Errorf("error %v", err)
 		}

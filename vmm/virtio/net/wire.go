@@ -15,13 +15,36 @@ const (
 	featureHostTSO6  uint64 = 1 << 12
 	featureHostECN   uint64 = 1 << 13
 	featureMrgRxbuf  uint64 = 1 << 15
+	featureCtrlVQ    uint64 = 1 << 17
+	featureMQ        uint64 = 1 << 22 // depends on the control queue
 )
 
-// Queue order (§5.1.2).
+// Queue order (§5.1.2): that of a pair, and of the control queue behind a number of pairs.
+func receiveQueue(pair int) int  { return 2 * pair }
+func transmitQueue(pair int) int { return 2*pair + 1 }
+func controlQueue(pairs int) int { return 2 * pairs }
+
+// pairsOf is how many pairs a driver finds with the features it has negotiated, of those that there are.
+func pairsOf(features uint64, all int) int {
+	if features&featureMQ == 0 || features&featureCtrlVQ == 0 {
+		return 1
+	}
+	return all
+}
+
+// command is struct virtio_net_ctrl (§5.1.6.5) with two bytes of data, as VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET has.
+type command [4]byte
+
 const (
-	receiveQueue = iota
-	transmitQueue
+	classMQ     = 4
+	mqPairsSet  = 0
+	ackOK       = 0
+	ackError    = 1
+	controlSize = 64 // of the queue; Linux has one command under way at a time
 )
+
+func (c command) setsPairs() bool { return c[0] == classMQ && c[1] == mqPairsSet }
+func (c command) pairs() int      { return int(binary.LittleEndian.Uint16(c[2:])) }
 
 // header is struct virtio_net_hdr (§5.1.6), as it opens every packet, here and on the tap.
 type header []byte
@@ -70,9 +93,9 @@ func (h header) gsoInOrder(f uint64) bool {
 }
 
 // configBytes is struct virtio_net_config (§5.1.4) as far as it applies here.
-func configBytes(mac [6]byte, mtu uint16) (b [12]byte) {
+func configBytes(mac [6]byte, mtu uint16, pairs int) (b [12]byte) {
 	copy(b[0:], mac[:])
-	binary.LittleEndian.PutUint16(b[8:], 1) // max_virtqueue_pairs
+	binary.LittleEndian.PutUint16(b[8:], uint16(pairs)) // max_virtqueue_pairs
 	binary.LittleEndian.PutUint16(b[10:], mtu)
 	return b
 }

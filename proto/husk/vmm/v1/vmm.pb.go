@@ -462,9 +462,9 @@ func (x *Disk) GetReadOnly() bool {
 // is not the VMM's affair.
 type NIC struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tap           uint32                 `protobuf:"varint,1,opt,name=tap,proto3" json:"tap,omitempty"` // token, of a tap made with IFF_VNET_HDR and without IFF_PERSIST
-	Mac           []byte                 `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`  // the guest's address, six bytes
-	Mtu           uint32                 `protobuf:"varint,3,opt,name=mtu,proto3" json:"mtu,omitempty"` // the most the guest may set; 0 is no bound
+	Taps          []uint32               `protobuf:"varint,1,rep,packed,name=taps,proto3" json:"taps,omitempty"` // tokens, of the queues of a tap made with IFF_VNET_HDR and without IFF_PERSIST
+	Mac           []byte                 `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`           // the guest's address, six bytes
+	Mtu           uint32                 `protobuf:"varint,3,opt,name=mtu,proto3" json:"mtu,omitempty"`          // the most the guest may set; 0 is no bound
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -499,11 +499,11 @@ func (*NIC) Descriptor() ([]byte, []int) {
 	return file_husk_vmm_v1_vmm_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *NIC) GetTap() uint32 {
+func (x *NIC) GetTaps() []uint32 {
 	if x != nil {
-		return x.Tap
+		return x.Taps
 	}
-	return 0
+	return nil
 }
 
 func (x *NIC) GetMac() []byte {
@@ -1592,9 +1592,9 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x04Disk\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x0e\n" +
 	"\x02fd\x18\x02 \x01(\rR\x02fd\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly\";\n" +
-	"\x03NIC\x12\x10\n" +
-	"\x03tap\x18\x01 \x01(\rR\x03tap\x12\x10\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\"=\n" +
+	"\x03NIC\x12\x12\n" +
+	"\x04taps\x18\x01 \x03(\rR\x04taps\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x10\n" +
 	"\x03mtu\x18\x03 \x01(\rR\x03mtu\"!\n" +
 	"\aConsole\x12\x16\n" +
