@@ -226,7 +226,29 @@ kept
 
 // A root has ACLs as the host's file system has: they are set, obeyed, inherited, copied, and kept by the host.
 func TestACLsHoldInTheRoot(t *testing.T) {
-	b := debian(t)
+	aclsHold(t, debian(t))
+}
+
+// So has a shared directory, where the configuration says so.
+func TestACLsHoldInASharedDirectory(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "husk.toml")
+	if err := os.WriteFile(config, []byte(configuration("shared_acls = true\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	b := debian(t, "--runtime-config-path", config, bindFlag(dir, "/srv", "rw"))
+	aclsHold(t, b)
+	b.run(t, "setfacl -m u:ann:r /srv/team/paper")
+	if n, err := unix.Getxattr(filepath.Join(dir, "team/paper"), "system.posix_acl_access", nil); err != nil || n == 0 {
+		t.Errorf("the file's ACL on the host: %d bytes, %v", n, err)
+	}
+	// It is the root's file system to the guest.
+	b.expect(t, "cd /srv; mkdir /below; mv team/new /below; cat /below/new; stat -c %d / /srv | uniq | wc -l", "ann\n1\n")
+}
+
+// aclsHold works with ACLs in a box's /srv.
+func aclsHold(t *testing.T, b *box) {
+	t.Helper()
 	b.run(t, `
 		useradd -u 3001 ann; useradd -u 3002 bob
 		mkdir /srv/team; echo secret >/srv/team/paper; chmod 600 /srv/team/paper

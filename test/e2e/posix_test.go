@@ -57,15 +57,23 @@ func TestSharedFilesAnswerAsTheHostsDo(t *testing.T) {
 		}
 		compareAnswers(t, run(t, root, "/files"), want, fileDeviations)
 	})
-	t.Run("shared directory", func(t *testing.T) {
-		guest := t.TempDir()
-		answers := run(t, rootfs(t), "/files", bindFlag(guest, "/files", "rw"))
-		compareAnswers(t, answers, want, append(fileDeviations, noACLs))
-		// What a guest has made, the host can remove.
-		if err := os.RemoveAll(guest); err != nil {
-			t.Error(err)
-		}
-	})
+	for _, dir := range []struct {
+		name, options string
+		deviations    []fileDeviation
+	}{
+		{"shared directory", "rw", append(fileDeviations, noACLs)},
+		{"shared directory with ACLs", "rw:acl", fileDeviations},
+	} {
+		t.Run(dir.name, func(t *testing.T) {
+			guest := t.TempDir()
+			answers := run(t, rootfs(t), "/files", bindFlag(guest, "/files", dir.options))
+			compareAnswers(t, answers, want, dir.deviations)
+			// What a guest has made, the host can remove.
+			if err := os.RemoveAll(guest); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 func answersOfTheHost(t *testing.T) []string {

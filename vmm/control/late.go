@@ -13,7 +13,7 @@ import (
 )
 
 func shareOf(s *vmmv1.Share, f *os.File) machine.Share {
-	return machine.Share{Name: s.GetName(), File: f, ReadOnly: s.GetReadOnly(), Mapped: s.GetMapped(), Root: s.GetRoot()}
+	return machine.Share{Name: s.GetName(), File: f, ReadOnly: s.GetReadOnly(), Inline: s.GetInline(), Root: s.GetRoot()}
 }
 
 // AddShare implements the API.

@@ -61,7 +61,7 @@ type Share struct {
 	Name     string
 	File     *os.File // O_PATH
 	ReadOnly bool
-	Mapped   bool // the guest may map its ids
+	Inline   bool // no file system of its own in the guest, which may map its ids, and has ACLs there
 	Root     bool // it is a container's root directory
 }
 

@@ -100,7 +100,7 @@ func (m *Machine) ServeVsock(ctx context.Context, l net.Listener) error { return
 
 // AddShare makes a further directory or file appear in the guest's shared file system.
 func (m *Machine) AddShare(s Share) error {
-	return m.shares.AddShareWith(s.Name, s.File, passthrough.Options{ReadOnly: s.ReadOnly, Mapped: s.Mapped, Root: s.Root})
+	return m.shares.AddShareWith(s.Name, s.File, passthrough.Options{ReadOnly: s.ReadOnly, Inline: s.Inline, Root: s.Root})
 }
 
 // RemoveShare takes one away; what is open of it stays usable.

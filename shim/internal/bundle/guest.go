@@ -26,7 +26,7 @@ type Share struct {
 	Source    string // on the host
 	Recursive bool   // with what is mounted below it
 	ReadOnly  bool
-	Mapped    bool // its ids are mapped in the guest
+	Inline    bool // part of the guest's one file system, where ids can be mapped and ACLs are
 }
 
 // GuestPath is where the guest finds the share called name.
@@ -81,7 +81,7 @@ func ForGuest(id string, spec *specs.Spec) (*Guest, error) {
 			Name:      shareName(id, fmt.Sprint("mount", i)),
 			Source:    m.Source,
 			Recursive: slices.Contains(m.Options, "rbind"),
-			Mapped:    len(m.UIDMappings)+len(m.GIDMappings) > 0 || slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap"),
+			Inline:    len(m.UIDMappings)+len(m.GIDMappings) > 0 || slices.ContainsFunc(m.Options, asksForInline),
 			ReadOnly:  slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro"),
 		}
 		m.Source = GuestPath(share.Name)
@@ -96,6 +96,10 @@ func IsBind(m specs.Mount) bool {
 		return false // it changes what is there
 	}
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+func asksForInline(option string) bool {
+	return option == "idmap" || option == "ridmap" || option == "acl"
 }
 
 // shareName is at most 20 bytes, which is what a disk's serial may have.

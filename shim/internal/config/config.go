@@ -67,6 +67,8 @@ type Config struct {
 	// SpareDisks are devices for the roots of a pod's further containers; nil is as many as the snapshotter suggests.
 	SpareDisks *uint32 `toml:"spare_disks"`
 
+	SharedACLs bool `toml:"shared_acls"` // POSIX ACLs in shared directories, which are no file systems of their own then
+
 	ShimCgroup string `toml:"shim_cgroup"` // path of the cgroup that shims go into; empty leaves them in the engine's
 
 	MissingExecutable  string   `toml:"missing_executable"` // "exit" or "error"
@@ -200,7 +202,7 @@ func (c *Config) decode(name string, data []byte) error {
 
 var keys = []string{
 	"vmm", "qemu", "vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "host_network", "spare_interfaces",
-	"spare_disks", "shim_cgroup", "missing_executable", "boot_timeout", "clock_interval", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
+	"spare_disks", "shared_acls", "shim_cgroup", "missing_executable", "boot_timeout", "clock_interval", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
 }
 
 func (c *Config) check() error {

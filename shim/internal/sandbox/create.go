@@ -174,7 +174,7 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) (err
 	request.Backend = &vmmv1.Backend{Kind: plan.config.Backend, Qemu: plan.config.QEMU}
 	request.Vcpus, request.MemoryBytes = plan.size.VCPUs, plan.size.Memory
 	request.Cmdline = hostname() + plan.config.Cmdline()
-	if request.Shares, request.Disks, err = p.donate(v.machine); err != nil {
+	if request.Shares, request.Disks, err = p.donate(v.machine, s.config.SharedACLs); err != nil {
 		return v.explain(err)
 	}
 	request.SpareDisks = plan.spareDisks
@@ -244,7 +244,7 @@ func (s *Sandbox) createMember(ctx context.Context, r Request, spec *specs.Spec)
 	if err := m.runHooks(ctx, m.thread); err != nil {
 		return err
 	}
-	if err := v.give(ctx, m); err != nil {
+	if err := v.give(ctx, m, s.config.SharedACLs); err != nil {
 		return fmt.Errorf("container %s: %w", r.ID, err)
 	}
 	return s.createContainer(ctx, v, r, m)

@@ -33,9 +33,9 @@ func spareDisks(c *config.Config, r Request, spec *specs.Spec) uint32 {
 	return 0
 }
 
-// give adds to the running VM what a further container is made of.
-func (v *vm) give(ctx context.Context, m *member) error {
-	shares, disks, err := m.donate(v.machine)
+// give adds to the running VM what a further container is made of; with acls, shares that have them.
+func (v *vm) give(ctx context.Context, m *member, acls bool) error {
+	shares, disks, err := m.donate(v.machine, acls)
 	if err != nil {
 		return err
 	}

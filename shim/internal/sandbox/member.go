@@ -150,8 +150,8 @@ func (p *prepared) close() error {
 }
 
 // donate gives the VMM the container's shares and disks. The files stay the shim's, for as long as the VM uses
-// them the VMM has its own.
-func (p *prepared) donate(m machine) (shares []*vmmv1.Share, disks []*vmmv1.Disk, err error) {
+// them the VMM has its own. With acls, all shares have ACLs in the guest.
+func (p *prepared) donate(m machine, acls bool) (shares []*vmmv1.Share, disks []*vmmv1.Disk, err error) {
 	if p.root != nil {
 		token, err := m.Donate(p.root.File)
 		if err != nil {
@@ -168,7 +168,7 @@ func (p *prepared) donate(m machine) (shares []*vmmv1.Share, disks []*vmmv1.Disk
 		if err != nil {
 			return nil, nil, err
 		}
-		shares = append(shares, &vmmv1.Share{Name: bind.Name, Fd: token, ReadOnly: bind.ReadOnly, Mapped: bind.Mapped})
+		shares = append(shares, &vmmv1.Share{Name: bind.Name, Fd: token, ReadOnly: bind.ReadOnly, Inline: bind.Inline || acls})
 	}
 	return shares, disks, nil
 }

@@ -502,6 +502,16 @@ func TestOtherFileSystemsAreSubmountsOrHaveOtherNumbers(t *testing.T) {
 	}
 }
 
+func TestAnInlineShareIsNoSubmount(t *testing.T) {
+	dir := t.TempDir()
+	put(t, filepath.Join(dir, "f"), "")
+	c, share := shareOf(t, dir, passthrough.Options{Inline: true})
+	d, f := c.lookup(fuse.RootID, "share"), c.lookup(share, "f")
+	if d.flags|f.flags != 0 || d.ino>>48 == 0 || d.ino>>48 != f.ino>>48 {
+		t.Errorf("directory: %+v, file: %+v", d, f)
+	}
+}
+
 // A root is no submount, for the sake of ACLs, and yet has the host's inode numbers.
 func TestARootIsNoSubmount(t *testing.T) {
 	dir := t.TempDir()

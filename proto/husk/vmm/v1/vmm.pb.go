@@ -327,7 +327,7 @@ type Share struct {
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // one path component
 	Fd            uint32                 `protobuf:"varint,2,opt,name=fd,proto3" json:"fd,omitempty"`    // token, O_PATH
 	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	Mapped        bool                   `protobuf:"varint,4,opt,name=mapped,proto3" json:"mapped,omitempty"` // mounts of it in the guest may have mapped ids
+	Inline        bool                   `protobuf:"varint,4,opt,name=inline,proto3" json:"inline,omitempty"` // no submount, so that mounts of it in the guest may have mapped ids, and it has POSIX ACLs
 	Root          bool                   `protobuf:"varint,5,opt,name=root,proto3" json:"root,omitempty"`     // a container's root directory
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -384,9 +384,9 @@ func (x *Share) GetReadOnly() bool {
 	return false
 }
 
-func (x *Share) GetMapped() bool {
+func (x *Share) GetInline() bool {
 	if x != nil {
-		return x.Mapped
+		return x.Inline
 	}
 	return false
 }
@@ -1587,7 +1587,7 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02fd\x18\x02 \x01(\rR\x02fd\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x16\n" +
-	"\x06mapped\x18\x04 \x01(\bR\x06mapped\x12\x12\n" +
+	"\x06inline\x18\x04 \x01(\bR\x06inline\x12\x12\n" +
 	"\x04root\x18\x05 \x01(\bR\x04root\"K\n" +
 	"\x04Disk\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x0e\n" +

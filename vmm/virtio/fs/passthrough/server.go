@@ -48,8 +48,9 @@ type Options struct {
 	Validity time.Duration
 	// Exclusive says that nobody but the client changes the files, so their data may stay cached over an open.
 	Exclusive bool
-	// Mapped says that the client may map the ids of the share, as Linux up to 6.12 can do only outside of submounts.
-	Mapped bool
+	// Inline says that the share is no submount: outside of these only, Linux up to 6.12 can map ids, and has ACLs. The
+	// share's device number is that of the file system which all shares are in.
+	Inline bool
 	// Root says that the share is a container's root directory. It is no submount, since Linux has ACLs outside of
 	// submounts only, and keeps its inode numbers, which programs of 32 bits could not read otherwise. Two roots have the
 	// same device number then, but nobody sees both.

@@ -132,7 +132,7 @@ func (s *session) known(key nodeKey) (*node, unix.Errno) {
 
 // place keeps inode numbers of different file systems of the host apart. A directory that begins another one is
 // announced as a submount, so that the client gives it a device number of its own. What can't be one (files
-// alone in the root, files mounted over files, mapped shares, clients without submounts) has the top 16 bits of its inode
+// alone in the root, files mounted over files, inline shares, clients without submounts) has the top 16 bits of its inode
 // number xor-ed with a number of its device, which maps no two inodes of a device to one, and none of two
 // devices unless their numbers go beyond 48 bits.
 func (s *session) place(parent, n *node) (submount bool, mask uint64) {
@@ -140,7 +140,7 @@ func (s *session) place(parent, n *node) (submount bool, mask uint64) {
 		switch {
 		case parent.share == nil && n.share.root:
 			return false, 0
-		case n.typ != unix.S_IFDIR, parent.share == nil && n.share.mapped:
+		case n.typ != unix.S_IFDIR, parent.share == nil && n.share.inline:
 		case parent.share == nil || parent.key.dev != n.key.dev || parent.key.mnt != n.key.mnt:
 			return true, 0
 		default:

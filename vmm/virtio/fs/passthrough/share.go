@@ -18,7 +18,7 @@ type share struct {
 	typ       uint32
 	readOnly  bool
 	exclusive bool
-	mapped    bool
+	inline    bool
 	root      bool
 	validity  time.Duration
 
@@ -47,7 +47,7 @@ func (s *Server) newShare(name string, dir *os.File, opt Options) (*share, error
 	}
 	sh := &share{
 		name: name, fd: fd, typ: st.Mode & unix.S_IFMT,
-		readOnly: opt.ReadOnly, exclusive: opt.Exclusive, mapped: opt.Mapped, root: opt.Root, validity: max(opt.Validity, 0),
+		readOnly: opt.ReadOnly, exclusive: opt.Exclusive, inline: opt.Inline, root: opt.Root, validity: max(opt.Validity, 0),
 	}
 	if opt.Validity == 0 {
 		sh.validity = DefaultValidity
