@@ -11,6 +11,8 @@
 #   qemu-2, qemu-1   the same on QEMU, right here; qemu-2 also those of the image that installs husk
 #   files            those of the Debian image and of test/posix, on QEMU, right here
 #   cri-2, cri-1     pods through containerd's CRI plugin, on QEMU, right here
+#   cri-kvm          the same as cri-2 on KVM, in the test host: on request, as it is slow there
+#   cri-kvm-1        the same as cri-1 there
 #   cri-sandbox      the same without a pause container, through containerd's Sandbox API
 #   crio             pods as CRI-O makes them, on QEMU, right here
 #   unit-kvm         the unit tests that need KVM, in the test host
@@ -62,13 +64,13 @@ tests() {
 		-backend "$backend" -driver "$by" -bin "$bin" -runtimetest "$bin/test/runtimetest" -image "$bin/test/image.tar" "-containerd=$dir" $more
 }
 
-# pods prints the command of the tests of pods: CONTAINERD.
+# pods prints the command of the tests of pods: CONTAINERD BACKEND.
 pods() {
 	case $1 in
 	1) dir='' ;;
 	2) dir=$bin/test/containerd ;;
 	esac
-	echo "$bin/test/cri.test" -test.v -test.timeout 38m "-test.run=$run" -backend qemu -bin "$bin" -image "$bin/test/image.tar" \
+	echo "$bin/test/cri.test" -test.v -test.timeout 38m "-test.run=$run" -backend "$2" -bin "$bin" -image "$bin/test/image.tar" \
 		-pause "$bin/test/pause.tar" "-containerd=$dir" -drop-in "$PWD/deploy/containerd/husk-$1.x.toml"
 }
 
@@ -81,12 +83,14 @@ job() {
 		host $(tests "$1")
 		;;
 	qemu-[12] | files) here $(tests "$1") ;;
-	cri-[12]) here $(pods "${1#cri-}") ;;
+	cri-[12]) here $(pods "${1#cri-}" qemu) ;;
+	cri-kvm) host $(pods 2 kvm) ;;
+	cri-kvm-1) host $(pods 1 kvm) ;;
 	crio)
 		here "$bin/test/crio.test" -test.v -test.timeout 38m "-test.run=$run" -backend qemu -bin "$bin" -image "$bin/test/image.tar" \
 			-pause "$bin/test/pause.tar"
 		;;
-	cri-sandbox) here $(pods 2) -handler husk-sandbox ;;
+	cri-sandbox) here $(pods 2 qemu) -handler husk-sandbox ;;
 	unit-kvm)
 		host env "HUSK_TEST_KERNEL=$bin/husk-kernel" "HUSK_TEST_BZIMAGE=$bin/husk-kernel.bzImage" \
 			sh -ec 'for p in kvm vcpu arch boot; do (cd "vmm/$p" && "$0/$p.test" -test.timeout 38m); done' "$bin/test/unit" ;;
