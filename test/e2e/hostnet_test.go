@@ -71,7 +71,7 @@ func TestHostNetwork(t *testing.T) {
 	}
 	defer names.Close()
 	go answerNames(names, [4]byte{192, 0, 2, 99})
-	c := start(t, []string{"--net-host"}, "sleep", "1000")
+	c := start(t, guestFlags(t, "--net-host"), "sleep", "1000")
 
 	t.Run("TCP to the host's addresses", func(t *testing.T) {
 		for listen, dial := range map[string]string{address: address, "127.0.0.1": "192.0.0.3"} {
