@@ -18,16 +18,6 @@ func (s *Service) ConfigureNetwork(_ context.Context, req *agentv1.ConfigureNetw
 	if err := s.network.Configure(req); err != nil {
 		return nil, translate(fmt.Errorf("configure the network: %w", err))
 	}
-	for _, n := range req.GetNameServers() {
-		ip, ok := netip.AddrFromSlice(n.GetIp())
-		upstream, upstreamOK := netip.AddrFromSlice(n.GetUpstream())
-		if !ok || !upstreamOK {
-			return nil, status.Errorf(codes.InvalidArgument, "%x or %x is no address", n.GetIp(), n.GetUpstream())
-		}
-		if err := forward.NameServer(ip, upstream); err != nil {
-			return nil, translate(err)
-		}
-	}
 	if req.GetTellListeners() {
 		go s.tellListeners()
 	}
@@ -35,10 +25,12 @@ func (s *Service) ConfigureNetwork(_ context.Context, req *agentv1.ConfigureNetw
 }
 
 func (s *Service) tellListeners() {
-	err := listeners.Watch(func(all []netip.AddrPort) {
+	err := listeners.Watch(func(all []listeners.Listener) {
 		told := &agentv1.NextEventResponse_Listeners{}
 		for _, l := range all {
-			told.Listeners = append(told.Listeners, &agentv1.NextEventResponse_Listener{Ip: l.Addr().AsSlice(), Port: uint32(l.Port())})
+			told.Listeners = append(told.Listeners, &agentv1.NextEventResponse_Listener{
+				Ip: l.Addr().AsSlice(), Port: uint32(l.Port()), Udp: l.UDP,
+			})
 		}
 		s.events.add(&agentv1.NextEventResponse{Event: &agentv1.NextEventResponse_Listeners_{Listeners: told}})
 	})
@@ -51,9 +43,25 @@ func (s *Service) Forward(ctx context.Context, req *agentv1.ForwardRequest) (*ag
 	if !ok || req.GetPort() == 0 || req.GetPort() > 1<<16-1 {
 		return nil, status.Errorf(codes.InvalidArgument, "%x port %d is no address", req.GetIp(), req.GetPort())
 	}
+	connect := forward.Connect
+	if req.GetUdp() {
+		connect = forward.Datagrams
+	}
 	to := netip.AddrPortFrom(ip, uint16(req.GetPort()))
-	if err := forward.Connect(ctx, s.dial, to, req.GetStream()); err != nil {
+	if err := connect(ctx, s.dial, to, req.GetStream()); err != nil {
 		return nil, translate(err)
 	}
 	return &agentv1.ForwardResponse{}, nil
+}
+
+// RelayNames is a name server of the host's at the guest's loopback.
+func (s *Service) RelayNames(ctx context.Context, req *agentv1.RelayNamesRequest) (*agentv1.RelayNamesResponse, error) {
+	ip, ok := netip.AddrFromSlice(req.GetIp())
+	if !ok || !ip.Is4() || !ip.IsLoopback() {
+		return nil, status.Errorf(codes.InvalidArgument, "%x is no IPv4 address of the loopback", req.GetIp())
+	}
+	if err := forward.Names(ctx, s.dial, ip, req.GetPackets(), req.GetConnections()); err != nil {
+		return nil, translate(err)
+	}
+	return &agentv1.RelayNamesResponse{}, nil
 }

@@ -16,6 +16,9 @@ type programAttr struct {
 	license        unsafe.Pointer
 	logLevel, size uint32
 	log            unsafe.Pointer
+	version, flags uint32
+	name           [16]byte
+	device, attach uint32
 }
 
 type attachAttr struct {
@@ -33,15 +36,16 @@ func bpf(command int, attr unsafe.Pointer, size uintptr) (int, error) {
 // loadTries is for a kernel that gives EAGAIN for a reason of its own: signals never come so often.
 const loadTries = 1000
 
-// loadProgram has the kernel check a program. It does so again for as long as a signal was in the way: then the verifier
-// breaks off with EAGAIN, and Go's scheduler sends signals wherever it preempts.
-func loadProgram(program []instruction, kind uint32) (int, error) {
+// loadProgram has the kernel check a program, which is to be attached somewhere. It does so again for as long as a signal
+// was in the way: then the verifier breaks off with EAGAIN, and Go's scheduler sends signals wherever it preempts.
+func loadProgram(program []instruction, kind, where uint32) (int, error) {
 	license := []byte("Apache-2.0\x00")
 	load := programAttr{
 		kind:         kind,
 		count:        uint32(len(program)),
 		instructions: unsafe.Pointer(&program[0]),
 		license:      unsafe.Pointer(&license[0]),
+		attach:       where,
 	}
 	defer runtime.KeepAlive(program)
 	var err error
@@ -56,7 +60,7 @@ func loadProgram(program []instruction, kind uint32) (int, error) {
 
 // attach gives a program of a kind to the group, which keeps it.
 func attach(group int, program []instruction, kind, where uint32) error {
-	fd, err := loadProgram(program, kind)
+	fd, err := loadProgram(program, kind, where)
 	if err != nil {
 		return fmt.Errorf("load program: %w", err)
 	}

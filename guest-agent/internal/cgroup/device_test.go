@@ -32,7 +32,7 @@ func TestDeviceProgramLoadsUnderSignals(t *testing.T) {
 	}()
 	defer func() { close(ended); <-stopped }()
 	for range 500 {
-		fd, err := loadProgram(encode(program), unix.BPF_PROG_TYPE_CGROUP_DEVICE)
+		fd, err := loadProgram(encode(program), unix.BPF_PROG_TYPE_CGROUP_DEVICE, unix.BPF_CGROUP_DEVICE)
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
 			t.Skip("loading a program of BPF: ", err)
 		}

@@ -1,88 +1,74 @@
 package forward
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/huskvm/husk/guest-agent/internal/stream"
+	"github.com/huskvm/husk/proto/datagram"
 )
 
 const (
 	namePort = 53
-	// maxQuestions is how many wait for their answers at a time; what comes beyond is lost, and asked again.
-	maxQuestions = 256
-	answerTime   = 10 * time.Second
-	maxMessage   = 1<<16 - 1
+	// maxConns is how many connections a name server has at a time. What comes beyond is closed.
+	maxConns = 32
+	openTime = 10 * time.Second
 )
 
-// NameServer answers at an address of the guest with what the one at upstream answers, from now on.
-func NameServer(ip, upstream netip.Addr) error {
-	to := netip.AddrPortFrom(upstream, namePort)
-	packets, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, namePort)))
+// askers wait for an answer for no longer than resolv.conf(5) lets them.
+var askers = datagram.Limits{Peers: 256, Idle: 30 * time.Second}
+
+// Names listens at an address of the guest for those who ask for names. The host answers: datagrams by one stream, which
+// is open when this returns, and each connection by another.
+func Names(ctx context.Context, open stream.Dial, ip netip.Addr, packets, connections string) error {
+	at := netip.AddrPortFrom(ip, namePort)
+	socket, err := datagram.Listen("udp4", at)
 	if err != nil {
 		return fmt.Errorf("be the name server %s: %w", ip, err)
 	}
-	conns, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, namePort)))
+	listener, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 	if err != nil {
-		_ = packets.Close()
-		return fmt.Errorf("be the name server %s: %w", ip, err)
+		return fmt.Errorf("be the name server %s: %w", ip, errors.Join(err, socket.Close()))
 	}
-	go relayPackets(packets, to)
-	go relayConns(conns, to)
+	remote, err := stream.Open(ctx, open, packets)
+	if err != nil {
+		return errors.Join(err, socket.Close(), listener.Close())
+	}
+	go func() {
+		_ = datagram.Gather(socket, remote, askers)
+		_ = listener.Close() // the host has gone
+	}()
+	go acceptAskers(listener, open, connections)
 	return nil
 }
 
-func relayPackets(l *net.UDPConn, to netip.AddrPort) {
-	slots := make(chan struct{}, maxQuestions)
-	buf := make([]byte, maxMessage)
-	for {
-		n, from, err := l.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			return
-		}
-		question := append([]byte{}, buf[:n]...)
-		select {
-		case slots <- struct{}{}:
-		default:
-			continue
-		}
-		go func() {
-			defer func() { <-slots }()
-			if answer, err := ask(question, to); err == nil {
-				_, _ = l.WriteToUDPAddrPort(answer, from)
-			}
-		}()
-	}
-}
-
-func ask(question []byte, to netip.AddrPort) ([]byte, error) {
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(answerTime))
-	if _, err := conn.Write(question); err != nil {
-		return nil, err
-	}
-	answer := make([]byte, maxMessage)
-	n, err := conn.Read(answer)
-	return answer[:n], err
-}
-
-func relayConns(l *net.TCPListener, to netip.AddrPort) {
+func acceptAskers(l *net.TCPListener, open stream.Dial, id string) {
+	slots := make(chan struct{}, maxConns)
 	for {
 		conn, err := l.AcceptTCP()
 		if err != nil {
 			return
 		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			_ = conn.Close()
+			continue
+		}
 		go func() {
-			upstream, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(to))
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(context.Background(), openTime)
+			defer cancel()
+			remote, err := stream.Open(ctx, open, id)
 			if err != nil {
 				_ = conn.Close()
 				return
 			}
-			join(conn, upstream)
+			join(conn, remote)
 		}()
 	}
 }

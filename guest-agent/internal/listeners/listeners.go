@@ -1,4 +1,4 @@
-// Package listeners knows which TCP sockets of the guest listen. It is called by package agent, for hosts that are to
+// Package listeners knows which sockets of the guest listen. It is called by package agent, for hosts that are to
 // listen in the guest's stead.
 package listeners
 
@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -23,8 +24,24 @@ const (
 	secondTime = time.Second
 )
 
+// Listener is where a socket takes what comes.
+type Listener struct {
+	netip.AddrPort
+	UDP bool
+}
+
+func (l Listener) compare(m Listener) int {
+	if l.UDP != m.UDP {
+		if m.UDP {
+			return -1
+		}
+		return 1
+	}
+	return l.AddrPort.Compare(m.AddrPort)
+}
+
 // Watch tells all sockets that listen, whenever they have changed. It returns when it can do so no more.
-func Watch(tell func([]netip.AddrPort)) error {
+func Watch(tell func([]Listener)) error {
 	changed := make(chan struct{}, 1)
 	ended := make(chan error, 1)
 	go func() {
@@ -35,19 +52,25 @@ func Watch(tell func([]netip.AddrPort)) error {
 			}
 		})
 	}()
-	var last []netip.AddrPort
+	var tables Tables
+	var last []Listener
 	var first, second <-chan time.Time
 	for {
 		select {
 		case <-changed:
-			first, second = time.After(settleTime), time.After(secondTime)
+			// Sockets that come and go all the time are no reason not to look.
+			if first == nil {
+				first = time.After(settleTime)
+			}
+			second = time.After(secondTime)
 			continue
 		case <-first:
+			first = nil
 		case <-second:
 		case err := <-ended:
 			return err
 		}
-		all, err := List("/proc/net")
+		all, err := tables.List("/proc")
 		if err != nil {
 			return err
 		}
@@ -58,32 +81,114 @@ func Watch(tell func([]netip.AddrPort)) error {
 	}
 }
 
-// List reads who listens from the tables in a directory.
-func List(dir string) (all []netip.AddrPort, err error) {
+// Tables are the kernel's, looked at again and again. The zero value is ready.
+type Tables struct {
+	servers map[string]netip.AddrPort // sockets of UDP that have been listed, by inode
+}
+
+// List reads who listens from what is at proc. A socket of UDP does without a peer, at a port that the kernel does not
+// choose for those who don't care; and it goes on doing so when it gets one, as some servers have it, by which its own address
+// may become one of all that it had.
+func (t *Tables) List(proc string) (all []Listener, err error) {
 	for _, table := range []string{"tcp", "tcp6"} {
-		text, err := os.ReadFile(dir + "/" + table)
-		if os.IsNotExist(err) {
-			continue // there is no IPv6
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list sockets: %w", err)
-		}
-		for line := range strings.Lines(string(text)) {
-			if f := strings.Fields(line); len(f) > 3 && f[3] == listening {
-				a, err := parse(f[1])
-				if err != nil {
-					return nil, fmt.Errorf("list sockets: %q: %w", f[1], err)
-				}
-				all = append(all, a)
+		err := read(proc+"/net/"+table, func(f []string) error {
+			if f[3] != listening {
+				return nil
 			}
+			a, err := parse(f[1])
+			all = append(all, Listener{AddrPort: a})
+			return err
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
-	slices.SortFunc(all, netip.AddrPort.Compare)
+	servers, err := t.readServers(proc)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range servers {
+		all = append(all, Listener{a, true})
+	}
+	t.servers = servers
+	slices.SortFunc(all, Listener.compare)
 	return slices.Compact(all), nil
 }
 
-// listening is TCP_LISTEN as the tables have it.
-const listening = "0A"
+// readServers reads the tables of UDP. A socket that was there before is looked for twice: a long table is read in pieces,
+// and what ends meanwhile moves others out of sight.
+func (t *Tables) readServers(proc string) (map[string]netip.AddrPort, error) {
+	first, last, err := localPorts(proc)
+	if err != nil {
+		return nil, err
+	}
+	servers := map[string]netip.AddrPort{}
+	for range 2 {
+		for _, table := range []string{"udp", "udp6"} {
+			err := read(proc+"/net/"+table, func(f []string) error {
+				inode := f[9]
+				a, known := t.servers[inode]
+				if !known {
+					var err error
+					if a, err = parse(f[1]); err != nil || f[3] != unconnected || first <= a.Port() && a.Port() <= last {
+						return err
+					}
+				}
+				servers[inode] = a
+				return nil
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
+		gone := func(inode string) bool { _, there := servers[inode]; return !there }
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(t.servers)), gone) {
+			break
+		}
+	}
+	return servers, nil
+}
+
+// States as the tables have them.
+const (
+	listening   = "0A" // TCP_LISTEN
+	unconnected = "07"
+)
+
+// read calls f with the fields of each socket of a table.
+func read(path string, f func([]string) error) error {
+	text, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		return nil // there is no IPv6
+	}
+	if err != nil {
+		return fmt.Errorf("list sockets: %w", err)
+	}
+	first := true
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if first || len(fields) < 10 {
+			first = false // the columns' names
+			continue
+		}
+		if err := f(fields); err != nil {
+			return fmt.Errorf("list sockets: %q: %w", fields[1], err)
+		}
+	}
+	return nil
+}
+
+// localPorts are those that the kernel chooses from.
+func localPorts(proc string) (first, last uint16, err error) {
+	text, err := os.ReadFile(proc + "/sys/net/ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &first, &last)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("find the range of local ports: %w", err)
+	}
+	return first, last, nil
+}
 
 // parse takes an address and a port in hexadecimal; of the address each word is a number of this machine's.
 func parse(s string) (netip.AddrPort, error) {

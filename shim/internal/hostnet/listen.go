@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 
 	"github.com/vishvananda/netlink"
@@ -16,6 +17,7 @@ import (
 type Listener struct {
 	*net.TCPListener
 	lookup *os.File // the kernel asks the listener's program as long as this is open
+	passed *os.File // the addresses that it leaves alone
 }
 
 // Listen makes a listener in the namespace at path. It keeps the namespace in being until it is closed.
@@ -34,7 +36,7 @@ func Listen(path string) (*Listener, error) {
 			return err
 		}
 		l.TCPListener = any.(*net.TCPListener)
-		if l.lookup, err = takeAll(l.TCPListener, ns); err != nil {
+		if err := l.takeAll(ns); err != nil {
 			return errors.Join(err, l.TCPListener.Close())
 		}
 		return nil
@@ -47,22 +49,40 @@ func Listen(path string) (*Listener, error) {
 
 // Close lets the namespace be what it was.
 func (l *Listener) Close() error {
-	return errors.Join(l.lookup.Close(), l.TCPListener.Close())
+	return errors.Join(l.lookup.Close(), l.passed.Close(), l.TCPListener.Close())
 }
 
-// takeAll lets a socket take what is dialled in its namespace.
-func takeAll(l *net.TCPListener, ns *os.File) (*os.File, error) {
-	raw, err := l.SyscallConn()
+// Pass leaves an IPv4 address of the namespace to who listens there.
+func (l *Listener) Pass(ip netip.Addr) error {
+	if err := addPassed(int(l.passed.Fd()), ip.As4()); err != nil {
+		return fmt.Errorf("leave %s to the namespace: %w", ip, err)
+	}
+	return nil
+}
+
+// takeAll lets the socket take what is dialled in its namespace.
+func (l *Listener) takeAll(ns *os.File) error {
+	raw, err := l.TCPListener.SyscallConn()
 	if err != nil {
-		return nil, err
+		return err
 	}
+	passed, err := makePassed()
+	if err != nil {
+		return needs(err)
+	}
+	l.passed = os.NewFile(uintptr(passed), "bpf-map")
 	link := -1
-	controlErr := raw.Control(func(socket uintptr) { link, err = attachLookup(int(socket), int(ns.Fd())) })
+	controlErr := raw.Control(func(socket uintptr) { link, err = attachLookup(int(socket), passed, int(ns.Fd())) })
 	if err := errors.Join(controlErr, err); err != nil {
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-			return nil, fmt.Errorf("%w: it takes Linux 5.9 with CONFIG_BPF_SYSCALL", err)
-		}
-		return nil, err
+		return errors.Join(needs(err), l.passed.Close())
 	}
-	return os.NewFile(uintptr(link), "bpf-link"), nil
+	l.lookup = os.NewFile(uintptr(link), "bpf-link")
+	return nil
+}
+
+func needs(err error) error {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("%w: it takes Linux 5.9 with CONFIG_BPF_SYSCALL", err)
+	}
+	return err
 }

@@ -3,6 +3,7 @@ package hostnet
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -46,6 +47,18 @@ func TestAListenerTakesEveryPortOfItsNamespace(t *testing.T) {
 		if n, _ := conn.Read(got); string(got[:n]) != "hello" {
 			t.Errorf("%s: %q", address, got)
 		}
+		_ = conn.Close()
+	}
+	if err := l.Pass(netip.MustParseAddr("127.0.0.11")); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := dialInside(path, "127.0.0.11:80"); err == nil {
+		_ = conn.Close()
+		t.Error("what was passed is taken")
+	}
+	if conn, err := dialInside(path, "127.0.0.12:80"); err != nil {
+		t.Error(err)
+	} else {
 		_ = conn.Close()
 	}
 	if err := l.Close(); err != nil {

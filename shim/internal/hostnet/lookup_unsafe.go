@@ -39,9 +39,29 @@ func bpf[T any](command int, attr *T) (int, error) {
 	return int(fd), nil
 }
 
+// maxPassed is how many addresses a look-up leaves alone.
+const maxPassed = 16
+
+// makePassed makes the table of the addresses that a look-up leaves alone.
+func makePassed() (int, error) {
+	fd, err := bpf(unix.BPF_MAP_CREATE, &mapAttr{kind: unix.BPF_MAP_TYPE_HASH, keySize: 4, valueSize: 4, entries: maxPassed})
+	if err != nil {
+		return -1, fmt.Errorf("make a map of addresses: %w", err)
+	}
+	return fd, nil
+}
+
+func addPassed(table int, address [4]byte) error {
+	value := uint32(1)
+	element := elementAttr{table: uint32(table), key: unsafe.Pointer(&address), value: unsafe.Pointer(&value)}
+	_, err := bpf(unix.BPF_MAP_UPDATE_ELEM, &element)
+	return err
+}
+
 // attachLookup makes the kernel give the connections of a network namespace to a listening socket, before it looks for
-// another (BPF_PROG_TYPE_SK_LOOKUP). That ends when the descriptor of the link is closed.
-func attachLookup(socket, ns int) (link int, err error) {
+// another (BPF_PROG_TYPE_SK_LOOKUP), unless they are to an address of the table. That ends when the descriptor of the link
+// is closed.
+func attachLookup(socket, passed, ns int) (link int, err error) {
 	table, err := bpf(unix.BPF_MAP_CREATE, &mapAttr{kind: unix.BPF_MAP_TYPE_SOCKMAP, keySize: 4, valueSize: 8, entries: 1})
 	if err != nil {
 		return -1, fmt.Errorf("make a map of sockets: %w", err)
@@ -52,7 +72,7 @@ func attachLookup(socket, ns int) (link int, err error) {
 	if _, err := bpf(unix.BPF_MAP_UPDATE_ELEM, &element); err != nil {
 		return -1, fmt.Errorf("put the socket into a map: %w", err)
 	}
-	program, err := loadLookup(table)
+	program, err := loadLookup(table, passed)
 	if err != nil {
 		return -1, fmt.Errorf("load a program for socket look-up: %w", err)
 	}
@@ -85,15 +105,27 @@ const pass = 1 // SK_PASS
 // by which Go's scheduler preempts.
 const loadTries = 1000
 
-// loadLookup loads: the socket of the map, if it is for the packet's protocol and family, is what is looked for.
-func loadLookup(table int) (int, error) {
+// localIP4 is where struct bpf_sk_lookup has the address that was dialled; zeros for one of IPv6.
+const localIP4 = 40
+
+// loadLookup loads: the socket of the map, if it is for the packet's protocol and family, is what is looked for; but for
+// the addresses that are passed.
+func loadLookup(table, passed int) (int, error) {
 	const (
 		move    = unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_X
 		moveImm = unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_K
 		call    = unix.BPF_JMP | unix.BPF_CALL
 	)
 	program := []instruction{
-		{move, 6 | 1<<4, 0, 0},                               // r6 = context
+		{move, 6 | 1<<4, 0, 0}, // r6 = context
+		{unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W, 1 | 6<<4, localIP4, 0},
+		{unix.BPF_STX | unix.BPF_MEM | unix.BPF_W, 10 | 1<<4, -4, 0}, // as the key
+		{unix.BPF_LD | unix.BPF_DW | unix.BPF_IMM, 1 | unix.BPF_PSEUDO_MAP_FD<<4, 0, int32(passed)},
+		{}, // the second half of it
+		{move, 2 | 10<<4, 0, 0},
+		{unix.BPF_ALU64 | unix.BPF_ADD | unix.BPF_K, 2, 0, -4},
+		{call, 0, 0, helperLookup},
+		{unix.BPF_JMP | unix.BPF_JNE | unix.BPF_K, 0, 14, 0}, // it is one: to the end
 		{unix.BPF_ST | unix.BPF_MEM | unix.BPF_W, 10, -4, 0}, // key 0, on the stack
 		{unix.BPF_LD | unix.BPF_DW | unix.BPF_IMM, 1 | unix.BPF_PSEUDO_MAP_FD<<4, 0, int32(table)},
 		{}, // the second half of it

@@ -1,13 +1,11 @@
 package hostnet
 
 import (
-	"bufio"
 	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -23,8 +21,6 @@ type UserNetwork struct {
 	*Network
 	Frames *os.File // a socket of which each read and write is a frame; it is the caller's
 	Args   []string // of the process
-	// NameServers are the host's own loopback addresses that the guest is to find name servers at.
-	NameServers []netip.Addr
 }
 
 // The addresses of a guest's network in user mode are of a block that nobody routes (RFC 7335), since what has them is
@@ -33,14 +29,12 @@ var (
 	userGateway  = netip.MustParsePrefix("192.0.0.1/29")
 	userGuest    = netip.MustParsePrefix("192.0.0.2/29")
 	userLoopback = netip.MustParseAddr("192.0.0.3")
-	userNames    = netip.MustParseAddr("192.0.0.4") // and what follows
 )
 
 const (
 	// userMTU is the most that a tap takes: what the guest sends is cut into packets by the host's sockets.
 	userMTU      = 65520
 	userLinkName = "eth0"
-	maxNames     = 3 // resolv.conf(5)
 	// frameRoom is the socket's: as many frames as a window of TCP has.
 	frameRoom = 8 << 20
 )
@@ -66,7 +60,6 @@ func User(path string, key Key) (*UserNetwork, error) {
 	if err != nil {
 		return nil, fmt.Errorf("network namespace %s: %w", path, err)
 	}
-	n.NameServers = loopbackNameServers("/etc/resolv.conf")
 	n.configure(key.spareMAC(0))
 	return n, nil
 }
@@ -87,12 +80,6 @@ func (n *UserNetwork) configure(mac net.HardwareAddr) {
 			{Interface: userLinkName, Gateway: gateway},
 		},
 		TellListeners: true,
-	}
-	alias := userNames
-	for _, server := range n.NameServers {
-		n.Args = append(n.Args, "-alias", alias.String()+"="+server.String())
-		n.Config.NameServers = append(n.Config.NameServers, &agentv1.NameServer{Ip: server.AsSlice(), Upstream: alias.AsSlice()})
-		alias = alias.Next()
 	}
 }
 
@@ -118,23 +105,4 @@ func openFrames(index int) (*os.File, error) {
 		return nil, fmt.Errorf("bind a packet socket: %w", err)
 	}
 	return os.NewFile(uintptr(fd), "frames"), nil
-}
-
-// loopbackNameServers are those of resolv.conf(5) that only the host itself reaches.
-func loopbackNameServers(path string) (list []netip.Addr) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil // it has no name servers
-	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan() && len(list) < maxNames; {
-		words := strings.Fields(s.Text())
-		if len(words) < 2 || words[0] != "nameserver" {
-			continue
-		}
-		if ip, err := netip.ParseAddr(words[1]); err == nil && ip.Is4() && ip.IsLoopback() {
-			list = append(list, ip)
-		}
-	}
-	return list
 }

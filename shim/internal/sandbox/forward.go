@@ -33,6 +33,7 @@ func (v *vm) forwardPorts() {
 		log.L.WithError(err).Info("forwarding of ports will not find the guest")
 		return
 	}
+	v.listener = listener
 	// The namespace is not to be kept in being by it.
 	stop := make(chan struct{})
 	v.afterwards = append(v.afterwards, func() error {
@@ -73,6 +74,11 @@ func (v *vm) forward(conn *net.TCPConn, to netip.AddrPort) {
 		_ = conn.Close()
 		return
 	}
+	v.join(conn, stream)
+}
+
+// join lets two connections talk until both directions have ended, or the VM has.
+func (v *vm) join(conn, stream halves) {
 	// Neither end is to keep the namespace in being.
 	defer context.AfterFunc(v.ctx, func() { _ = errors.Join(conn.Close(), stream.Close()) })()
 	var both sync.WaitGroup

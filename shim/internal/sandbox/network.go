@@ -100,6 +100,7 @@ func (v *vm) followNetwork() {
 				said = err.Error()
 				log.L.WithError(err).Warn("follow the network")
 			}
+			v.relayLateNames(v.ctx)
 		}
 	})
 }

@@ -1,29 +1,70 @@
 package sandbox
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/containerd/log"
 
+	"github.com/huskvm/husk/proto/datagram"
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	"github.com/huskvm/husk/shim/internal/hostnet"
 )
 
-// maxPublished is how many ports of a guest the host listens at.
-const maxPublished = 1024
+const (
+	// maxPublished is how many ports of a guest the host listens at, and maxPackets how many of these may be of UDP: each
+	// has a stream for as long as it is there.
+	maxPublished = 1024
+	maxPackets   = 256
+	// maxSaid is how many lines of the log there are about ports, whatever the guest does.
+	maxSaid = 256
+)
+
+// packetPeers are a published port's; the guest's agent has as many sockets.
+var packetPeers = datagram.Limits{Peers: 1024, Idle: 90 * time.Second}
+
+// port is where a socket of the guest takes what comes.
+type port struct {
+	netip.AddrPort
+	udp bool
+}
+
+func (p port) String() string {
+	if p.udp {
+		return p.AddrPort.String() + " (UDP)"
+	}
+	return p.AddrPort.String()
+}
 
 // publisher listens on the host where the guest listens, for a guest that is to have the host's network.
 type publisher struct {
-	vm     *vm
-	except []netip.Addr // what listens there is the agent's
+	vm *vm
 
 	mu        sync.Mutex
-	listeners map[netip.AddrPort]*net.TCPListener // by the guest's address; nil where the host can't
+	except    []netip.Addr         // what listens there is the agent's
+	listeners map[port][]io.Closer // none where the host can't
+	said      map[port]bool        // that the host can't
+	lines     int                  // of the log
+	full      bool                 // and the log says so
 	closed    bool
+}
+
+func newPublisher(v *vm) *publisher {
+	return &publisher{vm: v, listeners: map[port][]io.Closer{}, said: map[port]bool{}}
+}
+
+// leave does not publish what listens at an address, from now on.
+func (p *publisher) leave(ip netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.except = append(p.except, ip)
 }
 
 // update makes the listeners what the guest says it has.
@@ -33,59 +74,106 @@ func (p *publisher) update(told *agentv1.NextEventResponse_Listeners) {
 	if p.closed {
 		return
 	}
-	var wanted []netip.AddrPort
+	wanted := p.wanted(told)
+	for a, sockets := range p.listeners {
+		if !wanted[a] {
+			closeAll(sockets)
+			delete(p.listeners, a)
+		}
+	}
+	for a := range wanted {
+		if _, there := p.listeners[a]; there {
+			continue
+		}
+		sockets, err := p.publish(a, wanted)
+		if err == nil {
+			delete(p.said, a)
+		} else if !p.said[a] {
+			p.said[a] = p.say(func() {
+				log.L.WithError(err).Warnf("what listens at %s in the guest is not to be reached at the host", a)
+			})
+		}
+		p.listeners[a] = sockets
+	}
+}
+
+// say writes a line of the log, unless there have been too many.
+func (p *publisher) say(line func()) bool {
+	if p.lines == maxSaid {
+		return false
+	}
+	line()
+	if p.lines++; p.lines == maxSaid {
+		log.L.Warn("of further ports that the host does not listen at in the guest's stead nothing is said")
+	}
+	return true
+}
+
+// wanted are the ports that the host is to listen at.
+func (p *publisher) wanted(told *agentv1.NextEventResponse_Listeners) map[port]bool {
+	wanted, packets, full := map[port]bool{}, 0, false
 	for _, l := range told.GetListeners() {
 		ip, ok := netip.AddrFromSlice(l.GetIp())
 		if !ok || l.GetPort() == 0 || l.GetPort() > 1<<16-1 || slices.Contains(p.except, ip) {
 			continue
 		}
-		if len(wanted) == maxPublished {
-			log.L.Warnf("the guest listens at more than %d ports; the host does not follow", maxPublished)
-			break
-		}
-		wanted = append(wanted, netip.AddrPortFrom(ip, uint16(l.GetPort())))
-	}
-	for a, l := range p.listeners {
-		if !slices.Contains(wanted, a) {
-			if l != nil {
-				_ = l.Close()
+		a := port{netip.AddrPortFrom(ip, uint16(l.GetPort())), l.GetUdp()}
+		switch {
+		case wanted[a]:
+		case len(wanted) == maxPublished || a.udp && packets == maxPackets:
+			full = true
+		default:
+			wanted[a] = true
+			if a.udp {
+				packets++
 			}
-			delete(p.listeners, a)
 		}
 	}
-	for _, a := range wanted {
-		if _, there := p.listeners[a]; there {
-			continue
-		}
-		l, err := listenFor(a, wanted)
-		if err != nil {
-			log.L.WithError(err).Warnf("what listens at %s in the guest is not to be reached at the host", a)
-		}
-		p.listeners[a] = l
-		if l != nil {
-			go p.serve(l, a)
-		}
+	if full && !p.full {
+		p.say(func() {
+			log.L.Warnf("the guest listens at more than %d ports, or %d of UDP; the host does not follow", maxPublished, maxPackets)
+		})
 	}
+	p.full = full
+	return wanted
 }
 
-// listenFor listens on the host in place of a guest's listener. One at every address of IPv6 is at every one of IPv4
-// too, unless another is there.
-func listenFor(a netip.AddrPort, all []netip.AddrPort) (*net.TCPListener, error) {
-	network, ip := "tcp", a.Addr()
+// publish listens on the host in place of a guest's listener. One at every address of IPv6 is at every one of IPv4 too,
+// unless another is there.
+func (p *publisher) publish(a port, all map[port]bool) ([]io.Closer, error) {
+	ip := a.Addr()
+	everywhere := port{netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()), a.udp}
+	both := ip == netip.IPv6Unspecified() && !all[everywhere]
 	switch {
 	case ip == hostnet.UserAddress():
 		ip = netip.IPv4Unspecified()
-	case ip == netip.IPv6Unspecified() && slices.Contains(all, netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port())):
-		network = "tcp6"
 	case !ip.IsUnspecified() && !ip.IsLoopback():
 		return nil, fmt.Errorf("the host does not have the address %s", ip)
 	}
-	if ip.Is4() {
+	at := netip.AddrPortFrom(ip, a.Port())
+	if a.udp {
+		return p.publishPackets(at, a.AddrPort, both)
+	}
+	l, err := listenAt(at, both)
+	if err != nil {
+		return nil, err
+	}
+	go p.serve(l, a.AddrPort)
+	return []io.Closer{l}, nil
+}
+
+// listenAt listens for connections, perhaps at IPv4's addresses as well.
+func listenAt(at netip.AddrPort, both bool) (*net.TCPListener, error) {
+	network := "tcp6"
+	switch {
+	case both:
+		network = "tcp"
+	case at.Addr().Is4():
 		network = "tcp4"
 	}
-	l, err := net.ListenTCP(network, net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, a.Port())))
-	if err != nil && network == "tcp" { // perhaps the host has no IPv6
-		if four, err := net.ListenTCP("tcp4", &net.TCPAddr{Port: int(a.Port())}); err == nil {
+	l, err := net.ListenTCP(network, net.TCPAddrFromAddrPort(at))
+	if err != nil && both { // perhaps the host has no IPv6
+		if four, err := net.ListenTCP("tcp4", &net.TCPAddr{Port: int(at.Port())}); err == nil {
 			return four, nil
 		}
 	}
@@ -106,15 +194,71 @@ func (p *publisher) serve(l *net.TCPListener, a netip.AddrPort) {
 	}
 }
 
+// publishPackets makes the host's sockets for one of the guest's that takes datagrams: one of each family, whose answers
+// are to come from the address that was asked.
+func (p *publisher) publishPackets(at, guest netip.AddrPort, both bool) (sockets []io.Closer, err error) {
+	if guest.Addr() == netip.IPv4Unspecified() {
+		guest = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), guest.Port())
+	} else if guest.Addr() == netip.IPv6Unspecified() {
+		guest = netip.AddrPortFrom(netip.IPv6Loopback(), guest.Port())
+	}
+	six, four := at.Addr().Is6(), at.Addr().Is4() || both
+	var errs []error
+	for network, wanted := range map[string]bool{"udp6": six, "udp4": four} {
+		if !wanted {
+			continue
+		}
+		bind := at
+		if network == "udp4" && both {
+			bind = netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port())
+		}
+		socket, err := datagram.Listen(network, bind)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		go p.vm.forwardPackets(socket, guest)
+		sockets = append(sockets, socket)
+	}
+	if len(sockets) > 0 {
+		return sockets, nil // perhaps the host has no IPv6
+	}
+	return nil, errors.Join(errs...)
+}
+
 // close frees the host's ports.
 func (p *publisher) close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	for _, l := range p.listeners {
-		if l != nil {
-			_ = l.Close()
-		}
+	for _, sockets := range p.listeners {
+		closeAll(sockets)
 	}
 	return nil
+}
+
+func closeAll(sockets []io.Closer) {
+	for _, s := range sockets {
+		_ = s.Close()
+	}
+}
+
+// forwardPackets takes the datagrams of a socket to where the guest takes them, and back the answers, until the socket is
+// closed.
+func (v *vm) forwardPackets(socket *net.UDPConn, to netip.AddrPort) {
+	stream, err := v.hub.Connect(func(id string) error {
+		ctx, cancel := context.WithTimeout(v.ctx, forwardTime)
+		defer cancel()
+		_, err := v.agent.Forward(ctx, &agentv1.ForwardRequest{
+			Ip: to.Addr().AsSlice(), Port: uint32(to.Port()), Stream: id, Udp: true,
+		})
+		return err
+	})
+	if err != nil {
+		log.L.WithError(err).Debug("forward datagrams")
+		_ = socket.Close()
+		return
+	}
+	defer context.AfterFunc(v.ctx, func() { _ = socket.Close() })()
+	_ = datagram.Gather(socket, stream, packetPeers)
 }

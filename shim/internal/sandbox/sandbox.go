@@ -225,6 +225,9 @@ func (s *Sandbox) Start(ctx context.Context, id, execID string) error {
 			return err
 		}
 	}
+	if execID == "" {
+		s.vm.relayNames(ctx, m.spec)
+	}
 	if err := p.Start(ctx); err != nil {
 		return err
 	}

@@ -2,8 +2,6 @@ package sandbox
 
 import (
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -26,7 +24,7 @@ func (v *vm) connectUser(vmm string) error {
 		return err
 	}
 	v.network = n.Network
-	v.ports = &publisher{vm: v, except: n.NameServers, listeners: make(map[netip.AddrPort]*net.TCPListener)}
+	v.ports = newPublisher(v)
 	v.afterwards = append(v.afterwards, v.ports.close)
 	defer n.Frames.Close()
 	logFile, err := os.OpenFile(v.dir.Join(rundir.VMMLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)

@@ -75,6 +75,9 @@ type vm struct {
 	following sync.WaitGroup
 	syncing   sync.Mutex // the guest is told of one change after the other
 
+	listener *hostnet.Listener // takes what is dialled in the network namespace; nil when nothing does
+	names    names
+
 	forwards   atomic.Int32   // connections from the host to the guest
 	afterwards []func() error // what is to end with the VM
 

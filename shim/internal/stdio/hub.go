@@ -30,6 +30,7 @@ type Hub struct {
 
 	mu       sync.Mutex
 	expected map[string]chan<- *net.UnixConn
+	served   map[string]func(*net.UnixConn) // for as long as there is a hub
 	greeters map[*net.UnixConn]struct{}
 	closed   bool
 }
@@ -44,6 +45,7 @@ func Listen(path string) (*Hub, error) {
 		listener: listener,
 		greeting: make(chan struct{}, maxGreeting),
 		expected: make(map[string]chan<- *net.UnixConn),
+		served:   make(map[string]func(*net.UnixConn)),
 		greeters: make(map[*net.UnixConn]struct{}),
 	}
 	h.running.Add(1)
@@ -102,21 +104,27 @@ func (h *Hub) greet(conn *net.UnixConn) {
 	id, err := readID(conn)
 	h.mu.Lock()
 	delete(h.greeters, conn)
-	taker := h.expected[id]
+	taker, serve := h.expected[id], h.served[id]
 	if err == nil && taker != nil {
 		delete(h.expected, id)
 	}
 	h.mu.Unlock()
-	if err != nil || taker == nil {
+	if err != nil || taker == nil && serve == nil {
 		_ = conn.Close()
 		return
 	}
 	if _, err := conn.Write([]byte{1}); err != nil {
 		_ = conn.Close()
-		close(taker)
+		if taker != nil {
+			close(taker)
+		}
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
+	if serve != nil {
+		go serve(conn)
+		return
+	}
 	taker <- conn
 }
 
@@ -180,4 +188,13 @@ func (h *Hub) Connect(ask func(id string) error) (*net.UnixConn, error) {
 		h.forget(id, arrival)
 	}
 	return nil, errors.New("the guest did not open the stream that it was asked for")
+}
+
+// Serve returns an id that the guest may open as many streams with as it likes. Each is f's.
+func (h *Hub) Serve(f func(*net.UnixConn)) (id string) {
+	id = rand.Text()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.served[id] = f
+	return id
 }

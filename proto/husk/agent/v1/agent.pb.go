@@ -8,6 +8,7 @@
 //
 //   guest ── dials CID 2 port 1024 ──▶ shim     the guest serves ttrpc on the connection it made
 //   guest ── dials CID 2 port 1025 ──▶ shim     one connection per stdio stream, before StartProcess
+//   guest ── dials CID 2 port 1025 ──▶ shim     one per connection, or per socket of datagrams, that is forwarded
 //
 // A stream connection begins with the stream id, preceded by its length (one byte); the host answers with one
 // byte, 1, when it knows the id, and closes when it does not. After that the bytes are the stream's own, and
@@ -1893,10 +1894,8 @@ type ConfigureNetworkRequest struct {
 	Neighbours []*Neighbour           `protobuf:"bytes,3,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
 	// What an earlier request said and is so no more: addresses, by their interfaces' names, routes and neighbours.
 	Gone *ConfigureNetworkRequest `protobuf:"bytes,4,opt,name=gone,proto3" json:"gone,omitempty"`
-	// From now on, NextEvent tells the TCP sockets that listen.
+	// From now on, NextEvent tells the sockets that listen.
 	TellListeners bool `protobuf:"varint,5,opt,name=tell_listeners,json=tellListeners,proto3" json:"tell_listeners,omitempty"`
-	// Name servers of the host's own loopback: who asks one in the guest is to reach where it stands for.
-	NameServers   []*NameServer `protobuf:"bytes,6,rep,name=name_servers,json=nameServers,proto3" json:"name_servers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1966,66 +1965,6 @@ func (x *ConfigureNetworkRequest) GetTellListeners() bool {
 	return false
 }
 
-func (x *ConfigureNetworkRequest) GetNameServers() []*NameServer {
-	if x != nil {
-		return x.NameServers
-	}
-	return nil
-}
-
-// NameServer is an address of the guest's loopback, and where it leads.
-type NameServer struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ip            []byte                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
-	Upstream      []byte                 `protobuf:"bytes,2,opt,name=upstream,proto3" json:"upstream,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *NameServer) Reset() {
-	*x = NameServer{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *NameServer) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*NameServer) ProtoMessage() {}
-
-func (x *NameServer) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use NameServer.ProtoReflect.Descriptor instead.
-func (*NameServer) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{36}
-}
-
-func (x *NameServer) GetIp() []byte {
-	if x != nil {
-		return x.Ip
-	}
-	return nil
-}
-
-func (x *NameServer) GetUpstream() []byte {
-	if x != nil {
-		return x.Upstream
-	}
-	return nil
-}
-
 type ConfigureNetworkResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2034,7 +1973,7 @@ type ConfigureNetworkResponse struct {
 
 func (x *ConfigureNetworkResponse) Reset() {
 	*x = ConfigureNetworkResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2046,7 +1985,7 @@ func (x *ConfigureNetworkResponse) String() string {
 func (*ConfigureNetworkResponse) ProtoMessage() {}
 
 func (x *ConfigureNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2059,7 +1998,7 @@ func (x *ConfigureNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureNetworkResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{36}
 }
 
 type ForwardRequest struct {
@@ -2067,13 +2006,14 @@ type ForwardRequest struct {
 	Ip            []byte                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"` // an address of the guest; of 127.0.0.1, what listens at ::1 will do as well
 	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
 	Stream        string                 `protobuf:"bytes,3,opt,name=stream,proto3" json:"stream,omitempty"`
+	Udp           bool                   `protobuf:"varint,4,opt,name=udp,proto3" json:"udp,omitempty"` // the stream carries datagrams, as proto/datagram has them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2025,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2038,7 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{38}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ForwardRequest) GetIp() []byte {
@@ -2122,6 +2062,13 @@ func (x *ForwardRequest) GetStream() string {
 	return ""
 }
 
+func (x *ForwardRequest) GetUdp() bool {
+	if x != nil {
+		return x.Udp
+	}
+	return false
+}
+
 type ForwardResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2130,7 +2077,7 @@ type ForwardResponse struct {
 
 func (x *ForwardResponse) Reset() {
 	*x = ForwardResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2089,7 @@ func (x *ForwardResponse) String() string {
 func (*ForwardResponse) ProtoMessage() {}
 
 func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2102,103 @@ func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardResponse) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{38}
+}
+
+type RelayNamesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ip            []byte                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
+	Packets       string                 `protobuf:"bytes,2,opt,name=packets,proto3" json:"packets,omitempty"`         // a stream of datagrams, which the agent opens before it answers
+	Connections   string                 `protobuf:"bytes,3,opt,name=connections,proto3" json:"connections,omitempty"` // the id of every stream that it opens for a connection
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayNamesRequest) Reset() {
+	*x = RelayNamesRequest{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayNamesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayNamesRequest) ProtoMessage() {}
+
+func (x *RelayNamesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayNamesRequest.ProtoReflect.Descriptor instead.
+func (*RelayNamesRequest) Descriptor() ([]byte, []int) {
 	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RelayNamesRequest) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+func (x *RelayNamesRequest) GetPackets() string {
+	if x != nil {
+		return x.Packets
+	}
+	return ""
+}
+
+func (x *RelayNamesRequest) GetConnections() string {
+	if x != nil {
+		return x.Connections
+	}
+	return ""
+}
+
+type RelayNamesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayNamesResponse) Reset() {
+	*x = RelayNamesResponse{}
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayNamesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayNamesResponse) ProtoMessage() {}
+
+func (x *RelayNamesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayNamesResponse.ProtoReflect.Descriptor instead.
+func (*RelayNamesResponse) Descriptor() ([]byte, []int) {
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{40}
 }
 
 type Interface struct {
@@ -2173,7 +2216,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2228,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2241,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{40}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Interface) GetDevice() []byte {
@@ -2271,7 +2314,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2326,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2339,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{41}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Route) GetInterface() string {
@@ -2395,7 +2438,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2450,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2463,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{42}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Neighbour) GetInterface() string {
@@ -2453,7 +2496,7 @@ type SyncClockRequest struct {
 
 func (x *SyncClockRequest) Reset() {
 	*x = SyncClockRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +2508,7 @@ func (x *SyncClockRequest) String() string {
 func (*SyncClockRequest) ProtoMessage() {}
 
 func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[43]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +2521,7 @@ func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockRequest.ProtoReflect.Descriptor instead.
 func (*SyncClockRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{43}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SyncClockRequest) GetOffset() int64 {
@@ -2497,7 +2540,7 @@ type SyncClockResponse struct {
 
 func (x *SyncClockResponse) Reset() {
 	*x = SyncClockResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2509,7 +2552,7 @@ func (x *SyncClockResponse) String() string {
 func (*SyncClockResponse) ProtoMessage() {}
 
 func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[44]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2522,7 +2565,7 @@ func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockResponse.ProtoReflect.Descriptor instead.
 func (*SyncClockResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{44}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SyncClockResponse) GetNow() int64 {
@@ -2540,7 +2583,7 @@ type DropCachesRequest struct {
 
 func (x *DropCachesRequest) Reset() {
 	*x = DropCachesRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2552,7 +2595,7 @@ func (x *DropCachesRequest) String() string {
 func (*DropCachesRequest) ProtoMessage() {}
 
 func (x *DropCachesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2565,7 +2608,7 @@ func (x *DropCachesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropCachesRequest.ProtoReflect.Descriptor instead.
 func (*DropCachesRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{45}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{46}
 }
 
 type DropCachesResponse struct {
@@ -2576,7 +2619,7 @@ type DropCachesResponse struct {
 
 func (x *DropCachesResponse) Reset() {
 	*x = DropCachesResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2588,7 +2631,7 @@ func (x *DropCachesResponse) String() string {
 func (*DropCachesResponse) ProtoMessage() {}
 
 func (x *DropCachesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2601,7 +2644,7 @@ func (x *DropCachesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropCachesResponse.ProtoReflect.Descriptor instead.
 func (*DropCachesResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{46}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{47}
 }
 
 type ShutdownRequest struct {
@@ -2612,7 +2655,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +2667,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +2680,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{47}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{48}
 }
 
 type ShutdownResponse struct {
@@ -2648,7 +2691,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2660,7 +2703,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[48]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2673,7 +2716,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{48}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{49}
 }
 
 type PidsResponse_Process struct {
@@ -2686,7 +2729,7 @@ type PidsResponse_Process struct {
 
 func (x *PidsResponse_Process) Reset() {
 	*x = PidsResponse_Process{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +2741,7 @@ func (x *PidsResponse_Process) String() string {
 func (*PidsResponse_Process) ProtoMessage() {}
 
 func (x *PidsResponse_Process) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[49]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2785,7 @@ type StatsResponse_CPU struct {
 
 func (x *StatsResponse_CPU) Reset() {
 	*x = StatsResponse_CPU{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +2797,7 @@ func (x *StatsResponse_CPU) String() string {
 func (*StatsResponse_CPU) ProtoMessage() {}
 
 func (x *StatsResponse_CPU) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[50]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2826,7 +2869,7 @@ type StatsResponse_Memory struct {
 
 func (x *StatsResponse_Memory) Reset() {
 	*x = StatsResponse_Memory{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2838,7 +2881,7 @@ func (x *StatsResponse_Memory) String() string {
 func (*StatsResponse_Memory) ProtoMessage() {}
 
 func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[51]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2906,7 +2949,7 @@ type StatsResponse_PIDs struct {
 
 func (x *StatsResponse_PIDs) Reset() {
 	*x = StatsResponse_PIDs{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +2961,7 @@ func (x *StatsResponse_PIDs) String() string {
 func (*StatsResponse_PIDs) ProtoMessage() {}
 
 func (x *StatsResponse_PIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[52]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3005,7 @@ type StatsResponse_IO struct {
 
 func (x *StatsResponse_IO) Reset() {
 	*x = StatsResponse_IO{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[53]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2974,7 +3017,7 @@ func (x *StatsResponse_IO) String() string {
 func (*StatsResponse_IO) ProtoMessage() {}
 
 func (x *StatsResponse_IO) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[53]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3049,7 +3092,7 @@ type StatsResponse_Network struct {
 
 func (x *StatsResponse_Network) Reset() {
 	*x = StatsResponse_Network{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[54]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3104,7 @@ func (x *StatsResponse_Network) String() string {
 func (*StatsResponse_Network) ProtoMessage() {}
 
 func (x *StatsResponse_Network) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[54]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3140,7 +3183,8 @@ func (x *StatsResponse_Network) GetTxDropped() uint64 {
 	return 0
 }
 
-// Listeners are all TCP sockets that listen in the guest.
+// Listeners are all TCP sockets that listen in the guest, and those of UDP that are bound to a port which is not of
+// the kernel's choice (ip_local_port_range), and had no peer when they were.
 type NextEventResponse_Listeners struct {
 	state         protoimpl.MessageState        `protogen:"open.v1"`
 	Listeners     []*NextEventResponse_Listener `protobuf:"bytes,1,rep,name=listeners,proto3" json:"listeners,omitempty"`
@@ -3150,7 +3194,7 @@ type NextEventResponse_Listeners struct {
 
 func (x *NextEventResponse_Listeners) Reset() {
 	*x = NextEventResponse_Listeners{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[57]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3162,7 +3206,7 @@ func (x *NextEventResponse_Listeners) String() string {
 func (*NextEventResponse_Listeners) ProtoMessage() {}
 
 func (x *NextEventResponse_Listeners) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[57]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3189,13 +3233,14 @@ type NextEventResponse_Listener struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ip            []byte                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"` // 4 or 16 bytes
 	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Udp           bool                   `protobuf:"varint,3,opt,name=udp,proto3" json:"udp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NextEventResponse_Listener) Reset() {
 	*x = NextEventResponse_Listener{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[58]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3207,7 +3252,7 @@ func (x *NextEventResponse_Listener) String() string {
 func (*NextEventResponse_Listener) ProtoMessage() {}
 
 func (x *NextEventResponse_Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[58]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3237,6 +3282,13 @@ func (x *NextEventResponse_Listener) GetPort() uint32 {
 	return 0
 }
 
+func (x *NextEventResponse_Listener) GetUdp() bool {
+	if x != nil {
+		return x.Udp
+	}
+	return false
+}
+
 type NextEventResponse_OOM struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -3246,7 +3298,7 @@ type NextEventResponse_OOM struct {
 
 func (x *NextEventResponse_OOM) Reset() {
 	*x = NextEventResponse_OOM{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[59]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3310,7 @@ func (x *NextEventResponse_OOM) String() string {
 func (*NextEventResponse_OOM) ProtoMessage() {}
 
 func (x *NextEventResponse_OOM) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[59]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3295,7 +3347,7 @@ type Interface_Prefix struct {
 
 func (x *Interface_Prefix) Reset() {
 	*x = Interface_Prefix{}
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[60]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3307,7 +3359,7 @@ func (x *Interface_Prefix) String() string {
 func (*Interface_Prefix) ProtoMessage() {}
 
 func (x *Interface_Prefix) ProtoReflect() protoreflect.Message {
-	mi := &file_husk_agent_v1_agent_proto_msgTypes[60]
+	mi := &file_husk_agent_v1_agent_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3320,7 +3372,7 @@ func (x *Interface_Prefix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface_Prefix.ProtoReflect.Descriptor instead.
 func (*Interface_Prefix) Descriptor() ([]byte, []int) {
-	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{40, 0}
+	return file_husk_agent_v1_agent_proto_rawDescGZIP(), []int{41, 0}
 }
 
 func (x *Interface_Prefix) GetIp() []byte {
@@ -3519,18 +3571,19 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\ttx_errors\x18\b \x01(\x04R\btxErrors\x12\x1d\n" +
 	"\n" +
 	"tx_dropped\x18\t \x01(\x04R\ttxDropped\"\x12\n" +
-	"\x10NextEventRequest\"\xd2\x02\n" +
+	"\x10NextEventRequest\"\xe4\x02\n" +
 	"\x11NextEventResponse\x128\n" +
 	"\x03oom\x18\x01 \x01(\v2$.husk.agent.v1.NextEventResponse.OOMH\x00R\x03oom\x12J\n" +
 	"\tlisteners\x18\x02 \x01(\v2*.husk.agent.v1.NextEventResponse.ListenersH\x00R\tlisteners\x1aT\n" +
 	"\tListeners\x12G\n" +
-	"\tlisteners\x18\x01 \x03(\v2).husk.agent.v1.NextEventResponse.ListenerR\tlisteners\x1a.\n" +
+	"\tlisteners\x18\x01 \x03(\v2).husk.agent.v1.NextEventResponse.ListenerR\tlisteners\x1a@\n" +
 	"\bListener\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x12\n" +
-	"\x04port\x18\x02 \x01(\rR\x04port\x1a(\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x10\n" +
+	"\x03udp\x18\x03 \x01(\bR\x03udp\x1a(\n" +
 	"\x03OOM\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerIdB\a\n" +
-	"\x05event\"\xdc\x02\n" +
+	"\x05event\"\xa4\x02\n" +
 	"\x17ConfigureNetworkRequest\x128\n" +
 	"\n" +
 	"interfaces\x18\x01 \x03(\v2\x18.husk.agent.v1.InterfaceR\n" +
@@ -3540,18 +3593,19 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"neighbours\x18\x03 \x03(\v2\x18.husk.agent.v1.NeighbourR\n" +
 	"neighbours\x12:\n" +
 	"\x04gone\x18\x04 \x01(\v2&.husk.agent.v1.ConfigureNetworkRequestR\x04gone\x12%\n" +
-	"\x0etell_listeners\x18\x05 \x01(\bR\rtellListeners\x12<\n" +
-	"\fname_servers\x18\x06 \x03(\v2\x19.husk.agent.v1.NameServerR\vnameServers\"8\n" +
-	"\n" +
-	"NameServer\x12\x0e\n" +
-	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x1a\n" +
-	"\bupstream\x18\x02 \x01(\fR\bupstream\"\x1a\n" +
-	"\x18ConfigureNetworkResponse\"L\n" +
+	"\x0etell_listeners\x18\x05 \x01(\bR\rtellListenersJ\x04\b\x06\x10\a\"\x1a\n" +
+	"\x18ConfigureNetworkResponse\"^\n" +
 	"\x0eForwardRequest\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
-	"\x06stream\x18\x03 \x01(\tR\x06stream\"\x11\n" +
-	"\x0fForwardResponse\"\xbf\x02\n" +
+	"\x06stream\x18\x03 \x01(\tR\x06stream\x12\x10\n" +
+	"\x03udp\x18\x04 \x01(\bR\x03udp\"\x11\n" +
+	"\x0fForwardResponse\"_\n" +
+	"\x11RelayNamesRequest\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x18\n" +
+	"\apackets\x18\x02 \x01(\tR\apackets\x12 \n" +
+	"\vconnections\x18\x03 \x01(\tR\vconnections\"\x14\n" +
+	"\x12RelayNamesResponse\"\xbf\x02\n" +
 	"\tInterface\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -3591,7 +3645,7 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x11DropCachesRequest\"\x14\n" +
 	"\x12DropCachesResponse\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\xfa\f\n" +
+	"\x10ShutdownResponse2\xcd\r\n" +
 	"\x05Agent\x12N\n" +
 	"\tHandshake\x12\x1f.husk.agent.v1.HandshakeRequest\x1a .husk.agent.v1.HandshakeResponse\x12`\n" +
 	"\x0fCreateContainer\x12%.husk.agent.v1.CreateContainerRequest\x1a&.husk.agent.v1.CreateContainerResponse\x12T\n" +
@@ -3610,7 +3664,9 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x05Stats\x12\x1b.husk.agent.v1.StatsRequest\x1a\x1c.husk.agent.v1.StatsResponse\x12N\n" +
 	"\tNextEvent\x12\x1f.husk.agent.v1.NextEventRequest\x1a .husk.agent.v1.NextEventResponse\x12c\n" +
 	"\x10ConfigureNetwork\x12&.husk.agent.v1.ConfigureNetworkRequest\x1a'.husk.agent.v1.ConfigureNetworkResponse\x12H\n" +
-	"\aForward\x12\x1d.husk.agent.v1.ForwardRequest\x1a\x1e.husk.agent.v1.ForwardResponse\x12N\n" +
+	"\aForward\x12\x1d.husk.agent.v1.ForwardRequest\x1a\x1e.husk.agent.v1.ForwardResponse\x12Q\n" +
+	"\n" +
+	"RelayNames\x12 .husk.agent.v1.RelayNamesRequest\x1a!.husk.agent.v1.RelayNamesResponse\x12N\n" +
 	"\tSyncClock\x12\x1f.husk.agent.v1.SyncClockRequest\x1a .husk.agent.v1.SyncClockResponse\x12Q\n" +
 	"\n" +
 	"DropCaches\x12 .husk.agent.v1.DropCachesRequest\x1a!.husk.agent.v1.DropCachesResponse\x12K\n" +
@@ -3628,7 +3684,7 @@ func file_husk_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_husk_agent_v1_agent_proto_rawDescData
 }
 
-var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_husk_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_husk_agent_v1_agent_proto_goTypes = []any{
 	(*HandshakeRequest)(nil),            // 0: husk.agent.v1.HandshakeRequest
 	(*HandshakeResponse)(nil),           // 1: husk.agent.v1.HandshakeResponse
@@ -3666,31 +3722,32 @@ var file_husk_agent_v1_agent_proto_goTypes = []any{
 	(*NextEventRequest)(nil),            // 33: husk.agent.v1.NextEventRequest
 	(*NextEventResponse)(nil),           // 34: husk.agent.v1.NextEventResponse
 	(*ConfigureNetworkRequest)(nil),     // 35: husk.agent.v1.ConfigureNetworkRequest
-	(*NameServer)(nil),                  // 36: husk.agent.v1.NameServer
-	(*ConfigureNetworkResponse)(nil),    // 37: husk.agent.v1.ConfigureNetworkResponse
-	(*ForwardRequest)(nil),              // 38: husk.agent.v1.ForwardRequest
-	(*ForwardResponse)(nil),             // 39: husk.agent.v1.ForwardResponse
-	(*Interface)(nil),                   // 40: husk.agent.v1.Interface
-	(*Route)(nil),                       // 41: husk.agent.v1.Route
-	(*Neighbour)(nil),                   // 42: husk.agent.v1.Neighbour
-	(*SyncClockRequest)(nil),            // 43: husk.agent.v1.SyncClockRequest
-	(*SyncClockResponse)(nil),           // 44: husk.agent.v1.SyncClockResponse
-	(*DropCachesRequest)(nil),           // 45: husk.agent.v1.DropCachesRequest
-	(*DropCachesResponse)(nil),          // 46: husk.agent.v1.DropCachesResponse
-	(*ShutdownRequest)(nil),             // 47: husk.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),            // 48: husk.agent.v1.ShutdownResponse
-	(*PidsResponse_Process)(nil),        // 49: husk.agent.v1.PidsResponse.Process
-	(*StatsResponse_CPU)(nil),           // 50: husk.agent.v1.StatsResponse.CPU
-	(*StatsResponse_Memory)(nil),        // 51: husk.agent.v1.StatsResponse.Memory
-	(*StatsResponse_PIDs)(nil),          // 52: husk.agent.v1.StatsResponse.PIDs
-	(*StatsResponse_IO)(nil),            // 53: husk.agent.v1.StatsResponse.IO
-	(*StatsResponse_Network)(nil),       // 54: husk.agent.v1.StatsResponse.Network
-	nil,                                 // 55: husk.agent.v1.StatsResponse.Memory.StatEntry
-	nil,                                 // 56: husk.agent.v1.StatsResponse.Memory.EventsEntry
-	(*NextEventResponse_Listeners)(nil), // 57: husk.agent.v1.NextEventResponse.Listeners
-	(*NextEventResponse_Listener)(nil),  // 58: husk.agent.v1.NextEventResponse.Listener
-	(*NextEventResponse_OOM)(nil),       // 59: husk.agent.v1.NextEventResponse.OOM
-	(*Interface_Prefix)(nil),            // 60: husk.agent.v1.Interface.Prefix
+	(*ConfigureNetworkResponse)(nil),    // 36: husk.agent.v1.ConfigureNetworkResponse
+	(*ForwardRequest)(nil),              // 37: husk.agent.v1.ForwardRequest
+	(*ForwardResponse)(nil),             // 38: husk.agent.v1.ForwardResponse
+	(*RelayNamesRequest)(nil),           // 39: husk.agent.v1.RelayNamesRequest
+	(*RelayNamesResponse)(nil),          // 40: husk.agent.v1.RelayNamesResponse
+	(*Interface)(nil),                   // 41: husk.agent.v1.Interface
+	(*Route)(nil),                       // 42: husk.agent.v1.Route
+	(*Neighbour)(nil),                   // 43: husk.agent.v1.Neighbour
+	(*SyncClockRequest)(nil),            // 44: husk.agent.v1.SyncClockRequest
+	(*SyncClockResponse)(nil),           // 45: husk.agent.v1.SyncClockResponse
+	(*DropCachesRequest)(nil),           // 46: husk.agent.v1.DropCachesRequest
+	(*DropCachesResponse)(nil),          // 47: husk.agent.v1.DropCachesResponse
+	(*ShutdownRequest)(nil),             // 48: husk.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),            // 49: husk.agent.v1.ShutdownResponse
+	(*PidsResponse_Process)(nil),        // 50: husk.agent.v1.PidsResponse.Process
+	(*StatsResponse_CPU)(nil),           // 51: husk.agent.v1.StatsResponse.CPU
+	(*StatsResponse_Memory)(nil),        // 52: husk.agent.v1.StatsResponse.Memory
+	(*StatsResponse_PIDs)(nil),          // 53: husk.agent.v1.StatsResponse.PIDs
+	(*StatsResponse_IO)(nil),            // 54: husk.agent.v1.StatsResponse.IO
+	(*StatsResponse_Network)(nil),       // 55: husk.agent.v1.StatsResponse.Network
+	nil,                                 // 56: husk.agent.v1.StatsResponse.Memory.StatEntry
+	nil,                                 // 57: husk.agent.v1.StatsResponse.Memory.EventsEntry
+	(*NextEventResponse_Listeners)(nil), // 58: husk.agent.v1.NextEventResponse.Listeners
+	(*NextEventResponse_Listener)(nil),  // 59: husk.agent.v1.NextEventResponse.Listener
+	(*NextEventResponse_OOM)(nil),       // 60: husk.agent.v1.NextEventResponse.OOM
+	(*Interface_Prefix)(nil),            // 61: husk.agent.v1.Interface.Prefix
 }
 var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: husk.agent.v1.HandshakeResponse.marks:type_name -> husk.agent.v1.Mark
@@ -3700,43 +3757,43 @@ var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	3,  // 4: husk.agent.v1.ExecProcessRequest.stdio:type_name -> husk.agent.v1.Stdio
 	14, // 5: husk.agent.v1.WaitProcessResponse.exit:type_name -> husk.agent.v1.Exit
 	14, // 6: husk.agent.v1.DeleteProcessResponse.exit:type_name -> husk.agent.v1.Exit
-	49, // 7: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
-	50, // 8: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
-	51, // 9: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
-	52, // 10: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
-	53, // 11: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
-	54, // 12: husk.agent.v1.StatsResponse.network:type_name -> husk.agent.v1.StatsResponse.Network
-	59, // 13: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
-	57, // 14: husk.agent.v1.NextEventResponse.listeners:type_name -> husk.agent.v1.NextEventResponse.Listeners
-	40, // 15: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
-	41, // 16: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
-	42, // 17: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
+	50, // 7: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
+	51, // 8: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
+	52, // 9: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
+	53, // 10: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
+	54, // 11: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
+	55, // 12: husk.agent.v1.StatsResponse.network:type_name -> husk.agent.v1.StatsResponse.Network
+	60, // 13: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
+	58, // 14: husk.agent.v1.NextEventResponse.listeners:type_name -> husk.agent.v1.NextEventResponse.Listeners
+	41, // 15: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
+	42, // 16: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
+	43, // 17: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
 	35, // 18: husk.agent.v1.ConfigureNetworkRequest.gone:type_name -> husk.agent.v1.ConfigureNetworkRequest
-	36, // 19: husk.agent.v1.ConfigureNetworkRequest.name_servers:type_name -> husk.agent.v1.NameServer
-	60, // 20: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
-	55, // 21: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
-	56, // 22: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
-	58, // 23: husk.agent.v1.NextEventResponse.Listeners.listeners:type_name -> husk.agent.v1.NextEventResponse.Listener
-	0,  // 24: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
-	6,  // 25: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
-	8,  // 26: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
-	10, // 27: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
-	12, // 28: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
-	15, // 29: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
-	17, // 30: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
-	19, // 31: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
-	21, // 32: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
-	23, // 33: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
-	25, // 34: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
-	27, // 35: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
-	29, // 36: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
-	31, // 37: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
-	33, // 38: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
-	35, // 39: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
-	38, // 40: husk.agent.v1.Agent.Forward:input_type -> husk.agent.v1.ForwardRequest
-	43, // 41: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
-	45, // 42: husk.agent.v1.Agent.DropCaches:input_type -> husk.agent.v1.DropCachesRequest
-	47, // 43: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
+	61, // 19: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
+	56, // 20: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
+	57, // 21: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
+	59, // 22: husk.agent.v1.NextEventResponse.Listeners.listeners:type_name -> husk.agent.v1.NextEventResponse.Listener
+	0,  // 23: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
+	6,  // 24: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
+	8,  // 25: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
+	10, // 26: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
+	12, // 27: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
+	15, // 28: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
+	17, // 29: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
+	19, // 30: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
+	21, // 31: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
+	23, // 32: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
+	25, // 33: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
+	27, // 34: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
+	29, // 35: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
+	31, // 36: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
+	33, // 37: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
+	35, // 38: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
+	37, // 39: husk.agent.v1.Agent.Forward:input_type -> husk.agent.v1.ForwardRequest
+	39, // 40: husk.agent.v1.Agent.RelayNames:input_type -> husk.agent.v1.RelayNamesRequest
+	44, // 41: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
+	46, // 42: husk.agent.v1.Agent.DropCaches:input_type -> husk.agent.v1.DropCachesRequest
+	48, // 43: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
 	1,  // 44: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
 	7,  // 45: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
 	9,  // 46: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
@@ -3752,16 +3809,17 @@ var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	30, // 56: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
 	32, // 57: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
 	34, // 58: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
-	37, // 59: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
-	39, // 60: husk.agent.v1.Agent.Forward:output_type -> husk.agent.v1.ForwardResponse
-	44, // 61: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
-	46, // 62: husk.agent.v1.Agent.DropCaches:output_type -> husk.agent.v1.DropCachesResponse
-	48, // 63: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
-	44, // [44:64] is the sub-list for method output_type
-	24, // [24:44] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	36, // 59: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
+	38, // 60: husk.agent.v1.Agent.Forward:output_type -> husk.agent.v1.ForwardResponse
+	40, // 61: husk.agent.v1.Agent.RelayNames:output_type -> husk.agent.v1.RelayNamesResponse
+	45, // 62: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
+	47, // 63: husk.agent.v1.Agent.DropCaches:output_type -> husk.agent.v1.DropCachesResponse
+	49, // 64: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
+	44, // [44:65] is the sub-list for method output_type
+	23, // [23:44] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_husk_agent_v1_agent_proto_init() }
@@ -3780,7 +3838,7 @@ func file_husk_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_husk_agent_v1_agent_proto_rawDesc), len(file_husk_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   61,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

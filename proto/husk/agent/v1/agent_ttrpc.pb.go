@@ -25,6 +25,7 @@ type AgentService interface {
 	NextEvent(context.Context, *NextEventRequest) (*NextEventResponse, error)
 	ConfigureNetwork(context.Context, *ConfigureNetworkRequest) (*ConfigureNetworkResponse, error)
 	Forward(context.Context, *ForwardRequest) (*ForwardResponse, error)
+	RelayNames(context.Context, *RelayNamesRequest) (*RelayNamesResponse, error)
 	SyncClock(context.Context, *SyncClockRequest) (*SyncClockResponse, error)
 	DropCaches(context.Context, *DropCachesRequest) (*DropCachesResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
@@ -151,6 +152,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Forward(ctx, &req)
+			},
+			"RelayNames": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req RelayNamesRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.RelayNames(ctx, &req)
 			},
 			"SyncClock": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req SyncClockRequest
@@ -318,6 +326,14 @@ func (c *agentClient) ConfigureNetwork(ctx context.Context, req *ConfigureNetwor
 func (c *agentClient) Forward(ctx context.Context, req *ForwardRequest) (*ForwardResponse, error) {
 	var resp ForwardResponse
 	if err := c.client.Call(ctx, "husk.agent.v1.Agent", "Forward", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) RelayNames(ctx context.Context, req *RelayNamesRequest) (*RelayNamesResponse, error) {
+	var resp RelayNamesResponse
+	if err := c.client.Call(ctx, "husk.agent.v1.Agent", "RelayNames", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
