@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 skipped='
 guest-agent/internal/agent     -  starts itself in new namespaces, and the kernel knows its own programs only
 guest-agent/internal/netcfg    -  rtnetlink is not all emulated
-guest-agent/internal/listeners TestWhoListensIsInTheList  /proc/net/tcp is in the byte order of the machine that emulates
+guest-agent/internal/listeners TestWho.*IsInTheList  /proc/net/tcp is in the byte order of the machine that emulates
 shim/internal/hostnet          -  rtnetlink is not all emulated
 vmm/client                     -  starts processes in new namespaces
 shim/internal/manager          -  starts itself as the shim daemon: likewise
@@ -40,6 +40,6 @@ for arch in "$@"; do
 	echo "== $arch under $emulator; skipped:"
 	echo "$rows" | sed 's/^/   /'
 	# Short: the emulated processor is some twenty times slower.
-	GOARCH=$arch go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./guest-agent/... ./shim/... ./vmm/... |
+	GOARCH=$arch go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./bpf ./proto/... ./guest-agent/... ./shim/... ./vmm/... |
 		grep -vxF "$packages" | GOARCH=$arch xargs go test -short -exec "$emulator" -skip "^($tests)\$"
 done

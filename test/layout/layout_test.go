@@ -94,10 +94,10 @@ func TestDependencies(t *testing.T) {
 		func(d string) bool {
 			return below(d, "gvisor.dev") || below(d, "github.com/containers/gvisor-tap-vsock")
 		})
-	leaves := in("vmm/kvm", "vmm/memory", "vmm/eventfd", "vmm/bus")
+	leaves := in("bpf", "vmm/kvm", "vmm/memory", "vmm/eventfd", "vmm/bus")
 	forbid(t, all, "leaves import the standard library and x/sys only", leaves, direct,
 		func(d string) bool {
-			return in("vmm", "shim", "proto")(d) || strings.Contains(d, ".") && !strings.HasPrefix(d, "golang.org/x/sys/")
+			return in("vmm", "shim", "proto", "guest-agent")(d) || strings.Contains(d, ".") && !strings.HasPrefix(d, "golang.org/x/sys/")
 		})
 
 	transports := in("vmm/virtio/mmio", "vmm/vhostuser")

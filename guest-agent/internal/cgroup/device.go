@@ -1,14 +1,13 @@
 package cgroup
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math/bits"
-	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/bpf"
 )
 
 // Version 2 has no file for devices: a BPF program of the group decides. It sees bpf_cgroup_dev_ctx, whose three
@@ -47,55 +46,25 @@ func (g *Group) AllowDevices(rules []specs.LinuxDeviceCgroup) error {
 		return fmt.Errorf("open cgroup: %w", err)
 	}
 	defer dir.Close()
-	if err := attach(int(dir.Fd()), encode(program), unix.BPF_PROG_TYPE_CGROUP_DEVICE, unix.BPF_CGROUP_DEVICE); err != nil {
+	if err := attach(int(dir.Fd()), program, unix.BPF_PROG_TYPE_CGROUP_DEVICE, unix.BPF_CGROUP_DEVICE); err != nil {
 		return fmt.Errorf("rules for devices: %w", err)
 	}
 	return nil
 }
 
-// instruction is one of extended BPF: operation, registers, jump offset, immediate value.
-type instruction struct {
-	code      uint8
-	registers uint8 // destination in the low half, source in the high one
-	offset    int16
-	imm       int32
-}
-
-// encode makes a program what the kernel reads: the registers of struct bpf_insn are bit fields, which big-endian
-// compilers fill from the top.
-func encode(program []instruction) []instruction {
-	if binary.NativeEndian.Uint16([]byte{0, 1}) != 1 {
-		return program
-	}
-	swapped := slices.Clone(program)
-	for i := range swapped {
-		swapped[i].registers = bits.RotateLeft8(swapped[i].registers, 4)
-	}
-	return swapped
-}
-
-// Registers of the program, and operations that package unix has no names for.
-const (
-	regResult, regContext, regKind, regAccess, regMajor, regMinor, regScratch = 0, 1, 3, 4, 5, 6, 7
-
-	opMoveImm, opMove = unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_K, unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_X
-	opAnd, opShift    = unix.BPF_ALU64 | unix.BPF_AND | unix.BPF_K, unix.BPF_ALU64 | unix.BPF_RSH | unix.BPF_K
-	opLoad            = unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W
-	opUnless          = unix.BPF_JMP | unix.BPF_JNE | unix.BPF_K // jumps when different
-	opIf              = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-	opExit            = unix.BPF_JMP | unix.BPF_EXIT
-)
+// Registers of the program.
+const regResult, regContext, regKind, regAccess, regMajor, regMinor, regScratch = 0, 1, 3, 4, 5, 6, 7
 
 // deviceProgram tries the rules from the last to the first. Each takes from the wanted access what it allows; the
 // answer is yes when nothing is left, and no when a rule denies something still wanted or at the end.
-func deviceProgram(rules []specs.LinuxDeviceCgroup) ([]instruction, error) {
-	code := []instruction{
-		{opLoad, regAccess | regContext<<4, contextAccess, 0},
-		{opMove, regKind | regAccess<<4, 0, 0},
-		{opAnd, regKind, 0, 0xffff},
-		{opShift, regAccess, 0, 16},
-		{opLoad, regMajor | regContext<<4, contextMajor, 0},
-		{opLoad, regMinor | regContext<<4, contextMinor, 0},
+func deviceProgram(rules []specs.LinuxDeviceCgroup) ([]bpf.Instruction, error) {
+	code := []bpf.Instruction{
+		bpf.Op(bpf.Load, regAccess|regContext<<4, contextAccess, 0),
+		bpf.Op(bpf.Move, regKind|regAccess<<4, 0, 0),
+		bpf.Op(bpf.And, regKind, 0, 0xffff),
+		bpf.Op(bpf.Shift, regAccess, 0, 16),
+		bpf.Op(bpf.Load, regMajor|regContext<<4, contextMajor, 0),
+		bpf.Op(bpf.Load, regMinor|regContext<<4, contextMinor, 0),
 	}
 	for i := len(rules) - 1; i >= 0; i-- {
 		block, err := deviceRule(rules[i])
@@ -104,46 +73,46 @@ func deviceProgram(rules []specs.LinuxDeviceCgroup) ([]instruction, error) {
 		}
 		code = append(code, block...)
 	}
-	return append(code, instruction{opMoveImm, regResult, 0, 0}, instruction{opExit, 0, 0, 0}), nil
+	return append(code, bpf.Op(bpf.MoveImm, regResult, 0, 0), bpf.Op(bpf.Exit, 0, 0, 0)), nil
 }
 
-func deviceRule(r specs.LinuxDeviceCgroup) ([]instruction, error) {
+func deviceRule(r specs.LinuxDeviceCgroup) ([]bpf.Instruction, error) {
 	mask, err := accessMask(r.Access)
 	if err != nil {
 		return nil, err
 	}
-	var code []instruction
+	var code []bpf.Instruction
 	switch r.Type {
 	case "", "a":
 	case "b":
-		code = append(code, instruction{opUnless, regKind, 0, unix.BPF_DEVCG_DEV_BLOCK})
+		code = append(code, bpf.Op(bpf.Unless, regKind, 0, unix.BPF_DEVCG_DEV_BLOCK))
 	case "c":
-		code = append(code, instruction{opUnless, regKind, 0, unix.BPF_DEVCG_DEV_CHAR})
+		code = append(code, bpf.Op(bpf.Unless, regKind, 0, unix.BPF_DEVCG_DEV_CHAR))
 	default:
 		return nil, fmt.Errorf("unknown type %q", r.Type)
 	}
 	if r.Major != nil && *r.Major >= 0 {
-		code = append(code, instruction{opUnless, regMajor, 0, int32(*r.Major)})
+		code = append(code, bpf.Op(bpf.Unless, regMajor, 0, int32(*r.Major)))
 	}
 	if r.Minor != nil && *r.Minor >= 0 {
-		code = append(code, instruction{opUnless, regMinor, 0, int32(*r.Minor)})
+		code = append(code, bpf.Op(bpf.Unless, regMinor, 0, int32(*r.Minor)))
 	}
 	conditions := len(code)
 	answer := int32(0)
 	if r.Allow {
 		answer = 1
 		code = append(code,
-			instruction{opAnd, regAccess, 0, ^mask},
-			instruction{opUnless, regAccess, 2, 0})
+			bpf.Op(bpf.And, regAccess, 0, ^mask),
+			bpf.Op(bpf.Unless, regAccess, 2, 0))
 	} else {
 		code = append(code,
-			instruction{opMove, regScratch | regAccess<<4, 0, 0},
-			instruction{opAnd, regScratch, 0, mask},
-			instruction{opIf, regScratch, 2, 0})
+			bpf.Op(bpf.Move, regScratch|regAccess<<4, 0, 0),
+			bpf.Op(bpf.And, regScratch, 0, mask),
+			bpf.Op(bpf.If, regScratch, 2, 0))
 	}
-	code = append(code, instruction{opMoveImm, regResult, 0, answer}, instruction{opExit, 0, 0, 0})
+	code = append(code, bpf.Op(bpf.MoveImm, regResult, 0, answer), bpf.Op(bpf.Exit, 0, 0, 0))
 	for i := range conditions {
-		code[i].offset = int16(len(code) - 1 - i)
+		code[i].Offset = int16(len(code) - 1 - i)
 	}
 	return code, nil
 }

@@ -5,6 +5,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/bpf"
 )
 
 // Listening calls changed whenever a TCP socket of the guest begins to listen, or is about to stop, and when one of UDP is
@@ -20,9 +22,9 @@ func Listening(changed func()) error {
 		return fmt.Errorf("open cgroup: %w", err)
 	}
 	defer root.Close()
-	tcp, udp := encode(listenProgram(int32(r.fd))), encode(bindProgram(int32(r.fd)))
+	tcp, udp := listenProgram(r.fd), bindProgram(r.fd)
 	for _, p := range []struct {
-		program     []instruction
+		program     []bpf.Instruction
 		kind, where uint32
 	}{
 		{tcp, unix.BPF_PROG_TYPE_SOCK_OPS, unix.BPF_CGROUP_SOCK_OPS},
@@ -57,39 +59,31 @@ const (
 	helperRingOutput = 130
 )
 
-// Registers and operations of the programs here.
-const (
-	regSaved, regValue, regStack = 6, 7, 10
-
-	opJump     = unix.BPF_JMP | unix.BPF_JA
-	opCall     = unix.BPF_JMP | unix.BPF_CALL
-	opAdd      = unix.BPF_ALU64 | unix.BPF_ADD | unix.BPF_K
-	opStore    = unix.BPF_ST | unix.BPF_MEM | unix.BPF_DW
-	opLoadWide = unix.BPF_LD | unix.BPF_DW | unix.BPF_IMM
-)
+// Registers of the programs here.
+const regSaved, regValue, regStack = 6, 7, 10
 
 // listenProgram puts a word into the ring when a socket begins to listen, for which it asks to hear of its further
 // states, and when it stops.
-func listenProgram(ring int32) []instruction {
-	return append([]instruction{
-		{opMove, regSaved | regContext<<4, 0, 0},
-		{opLoad, regValue | regSaved<<4, sockOperation, 0},
-		{opIf, regValue, 4, unix.BPF_SOCK_OPS_TCP_LISTEN_CB},
-		{opUnless, regValue, 6 + wordSize, unix.BPF_SOCK_OPS_STATE_CB}, // to the end
-		{opLoad, regValue | regSaved<<4, sockOldState, 0},
-		{opIf, regValue, 4, unix.BPF_TCP_LISTEN}, // to the ring
-		{opJump, 0, 3 + wordSize, 0},             // to the end
-		{opMove, 1 | regSaved<<4, 0, 0},
-		{opMoveImm, 2, 0, unix.BPF_SOCK_OPS_STATE_CB_FLAG},
-		{opCall, 0, 0, helperSetFlags},
+func listenProgram(ring int) []bpf.Instruction {
+	return append([]bpf.Instruction{
+		bpf.Op(bpf.Move, regSaved|regContext<<4, 0, 0),
+		bpf.Op(bpf.Load, regValue|regSaved<<4, sockOperation, 0),
+		bpf.Op(bpf.If, regValue, 4, unix.BPF_SOCK_OPS_TCP_LISTEN_CB),
+		bpf.Op(bpf.Unless, regValue, 6+wordSize, unix.BPF_SOCK_OPS_STATE_CB), // to the end
+		bpf.Op(bpf.Load, regValue|regSaved<<4, sockOldState, 0),
+		bpf.Op(bpf.If, regValue, 4, unix.BPF_TCP_LISTEN), // to the ring
+		bpf.Op(bpf.Jump, 0, 3+wordSize, 0),               // to the end
+		bpf.Op(bpf.Move, 1|regSaved<<4, 0, 0),
+		bpf.Op(bpf.MoveImm, 2, 0, unix.BPF_SOCK_OPS_STATE_CB_FLAG),
+		bpf.Op(bpf.Call, 0, 0, helperSetFlags),
 	}, putWord(ring)...)
 }
 
 // bindProgram puts a word into the ring for every socket of UDP.
-func bindProgram(ring int32) []instruction {
-	return append([]instruction{
-		{opLoad, regValue | regContext<<4, sockProtocol, 0},
-		{opUnless, regValue, wordSize, unix.IPPROTO_UDP}, // to the end
+func bindProgram(ring int) []bpf.Instruction {
+	return append([]bpf.Instruction{
+		bpf.Op(bpf.Load, regValue|regContext<<4, sockProtocol, 0),
+		bpf.Op(bpf.Unless, regValue, wordSize, unix.IPPROTO_UDP), // to the end
 	}, putWord(ring)...)
 }
 
@@ -97,17 +91,17 @@ func bindProgram(ring int32) []instruction {
 const wordSize = 8
 
 // putWord puts a word into the ring, and ends the program: with yes, for what asks.
-func putWord(ring int32) []instruction {
-	return []instruction{
-		{opStore, regStack, -8, 0},
-		{opLoadWide, 1 | unix.BPF_PSEUDO_MAP_FD<<4, 0, ring},
+func putWord(ring int) []bpf.Instruction {
+	return []bpf.Instruction{
+		bpf.Op(bpf.StoreImmWide, regStack, -8, 0),
+		bpf.LoadMap(1, ring),
 		{}, // its second half
-		{opMove, 2 | regStack<<4, 0, 0},
-		{opAdd, 2, 0, -8},
-		{opMoveImm, 3, 0, 8},
-		{opMoveImm, 4, 0, 0},
-		{opCall, 0, 0, helperRingOutput},
-		{opMoveImm, regResult, 0, 1},
-		{opExit, 0, 0, 0},
+		bpf.Op(bpf.Move, 2|regStack<<4, 0, 0),
+		bpf.Op(bpf.Add, 2, 0, -8),
+		bpf.Op(bpf.MoveImm, 3, 0, 8),
+		bpf.Op(bpf.MoveImm, 4, 0, 0),
+		bpf.Op(bpf.Call, 0, 0, helperRingOutput),
+		bpf.Op(bpf.MoveImm, regResult, 0, 1),
+		bpf.Op(bpf.Exit, 0, 0, 0),
 	}
 }

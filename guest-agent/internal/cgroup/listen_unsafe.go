@@ -7,9 +7,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-)
 
-type mapAttr struct{ kind, keySize, valueSize, entries uint32 }
+	"github.com/huskvm/husk/bpf"
+)
 
 // ring is where programs of the kernel tell that something has happened: a ring buffer (BPF_MAP_TYPE_RINGBUF).
 type ring struct {
@@ -21,8 +21,7 @@ type ring struct {
 
 func newRing() (*ring, error) {
 	page := os.Getpagesize()
-	attr := mapAttr{kind: unix.BPF_MAP_TYPE_RINGBUF, entries: uint32(page)}
-	fd, err := bpf(unix.BPF_MAP_CREATE, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+	fd, err := bpf.NewMap(unix.BPF_MAP_TYPE_RINGBUF, 0, 0, uint32(page))
 	if err != nil {
 		return nil, fmt.Errorf("make a ring buffer: %w", err)
 	}
