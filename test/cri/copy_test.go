@@ -83,7 +83,7 @@ func TestFilesAreCopiedBothWays(t *testing.T) {
 		c.expectOutput(fmt.Sprint(len(files)), "find /to -type f | wc -l")
 	})
 	t.Run("out of the container", func(t *testing.T) {
-		for range 5 {
+		for range 3 {
 			cmd := c.run("tar", "cf", "-", "-C", "/to", ".")
 			_ = cmd.stdin.Close()
 			if status := cmd.end(); status != 0 || cmd.err.Len() > 0 {

@@ -72,6 +72,9 @@ func create(ctx context.Context, l *List, req *agentv1.CreateContainerRequest) (
 	if err = c.watcher.Add(c.ID, c.group); err != nil {
 		return nil, err
 	}
+	if err = c.setSysctls(); err != nil {
+		return nil, err
+	}
 	init, err := c.prepareInit(ctx, req, l.initOf)
 	if err != nil {
 		return nil, err
@@ -99,6 +102,22 @@ func (c *Container) limit() error {
 	}
 	if uid, owned := cgroupOwner(c.spec); owned {
 		return c.group.Own(uid)
+	}
+	return nil
+}
+
+// setSysctls sets those that the container can't.
+func (c *Container) setSysctls() error {
+	if c.spec.Linux == nil {
+		return nil
+	}
+	for key, value := range c.spec.Linux.Sysctl {
+		if !stage.IsTheVMs(c.spec.Linux, key) {
+			continue
+		}
+		if err := stage.SetSysctl(key, value); err != nil {
+			return err
+		}
 	}
 	return nil
 }

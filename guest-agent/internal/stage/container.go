@@ -49,7 +49,10 @@ func (p *program) makeContainer() error {
 		return err
 	}
 	for key, value := range linux.Sysctl {
-		if err := setSysctl(key, value); err != nil {
+		if IsTheVMs(linux, key) {
+			continue
+		}
+		if err := SetSysctl(key, value); err != nil {
 			return err
 		}
 	}
@@ -153,10 +156,17 @@ func setNames(spec *specs.Spec) error {
 	return nil
 }
 
-// setSysctl writes through the guest's /proc, which shows each namespaced value of the calling thread; so it
+// IsTheVMs says whether a sysctl is for the agent to set, before the container is made: one of the VM's network, which
+// the users of a container with a user namespace have no power over.
+func IsTheVMs(l *specs.Linux, key string) bool {
+	name, _ := sysctlPath(key)
+	return strings.HasPrefix(name, "net/") && hasNamespace(l.Namespaces, specs.UserNamespace) && !hasNamespace(l.Namespaces, specs.NetworkNamespace)
+}
+
+// SetSysctl writes through the guest's /proc, which shows each namespaced value of the calling thread; so it
 // needs none in the container, and none that a container could have redirected (CVE-2025-52881). A value that
 // belongs to no namespace is the guest's, and changes for all containers of the VM.
-func setSysctl(key, value string) error {
+func SetSysctl(key, value string) error {
 	name, err := sysctlPath(key)
 	if err == nil {
 		err = os.WriteFile("/proc/sys/"+name, []byte(value), 0)

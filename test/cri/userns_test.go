@@ -1,0 +1,36 @@
+package cri
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// hostUsers: false. The container's root is nobody of importance, in the guest neither.
+func TestAPodWithUsersOfItsOwn(t *testing.T) {
+	if *containerd == "" || *handler != "husk" {
+		t.Skip("containerd 1.6 has no user namespaces for pods, and the Sandbox API needs a pause container for them")
+	}
+	volume := t.TempDir()
+	if err := os.Chmod(volume, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	ids := []*cri.IDMapping{{HostId: 165536, ContainerId: 0, Length: 65536}}
+	users := &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}
+	p := newPod(t, func(c *cri.PodSandboxConfig) { c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users })
+	config := shell("main", idle)
+	config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users
+	config.Mounts = []*cri.Mount{{HostPath: volume, ContainerPath: "/volume", UidMappings: ids, GidMappings: ids}}
+	c := p.start(config)
+	c.expectOutput("0 165536 65536", "awk '{print $1, $2, $3}' /proc/self/uid_map")
+	c.expectOutput("0", "id -u")
+	c.expectOutput("0", "stat -c %u /bin/busybox")
+	c.expectOutput("0 0", "echo x > /volume/file && stat -c '%u %g' /volume/file")
+	var s unix.Stat_t
+	if err := unix.Stat(filepath.Join(volume, "file"), &s); err != nil || s.Uid != 0 {
+		t.Errorf("on the host: user %d, %v", s.Uid, err)
+	}
+}
