@@ -6,11 +6,14 @@ package crio
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,7 +73,7 @@ func layer(name string) string { return filepath.Join(state, "layers", name) }
 // huskConfig is what runtime_config_path of CRI-O's configuration names.
 func huskConfig() string { return filepath.Join(state, "husk.toml") }
 
-// unpack makes dir the one layer of an image.
+// unpack makes dir of the layers of an image.
 func unpack(tar, dir string) error {
 	layout, err := os.MkdirTemp(state, "layout")
 	if err != nil {
@@ -89,7 +92,26 @@ func unpack(tar, dir string) error {
 	if err := decode(blob(index.Manifests[0].Digest), &manifest); err != nil {
 		return err
 	}
-	return untar(blob(manifest.Layers[0].Digest), dir)
+	for _, l := range manifest.Layers {
+		if err := untar(blob(l.Digest), dir); err != nil {
+			return err
+		}
+		if err := whiteOut(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// whiteOut removes what a layer says is gone (OCI image-spec layer.md).
+func whiteOut(dir string) error {
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		gone, ok := strings.CutPrefix(filepath.Base(path), ".wh.")
+		if err != nil || !ok {
+			return err
+		}
+		return errors.Join(os.Remove(path), os.RemoveAll(filepath.Join(filepath.Dir(path), gone)))
+	})
 }
 
 func untar(tar, dir string) error {
