@@ -29,8 +29,8 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CONTAINERD  := github.com/containerd/containerd/v2
 # Its releases do not build any more; this commit does.
 RUNTIMETEST := github.com/opencontainers/runtime-tools/cmd/runtimetest@v0.9.1-0.20251114084447-edf4cb3d2116
-# Packages whose unit tests find more to do where KVM is.
-UNIT_KVM    := $(patsubst %,$(TESTBIN)/unit/%.test,kvm vcpu arch boot)
+# Packages whose unit tests find more to do where KVM and vhost-net are.
+UNIT_KVM    := $(patsubst %,$(TESTBIN)/unit/%.test,kvm vcpu arch boot virtio/net)
 # Architectures that there is a guest kernel of, and a test in QEMU.
 FOREIGN     ?= arm64 s390x
 FOREIGN_ASSETS = $(foreach a,$(FOREIGN),$(BIN)/$a/husk-kernel $(BIN)/$a/husk-initramfs)

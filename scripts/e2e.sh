@@ -93,7 +93,7 @@ job() {
 	cri-sandbox) here $(pods 2 qemu) -handler husk-sandbox ;;
 	unit-kvm)
 		host env "HUSK_TEST_KERNEL=$bin/husk-kernel" "HUSK_TEST_BZIMAGE=$bin/husk-kernel.bzImage" \
-			sh -ec 'for p in kvm vcpu arch boot; do (cd "vmm/$p" && "$0/$p.test" -test.timeout 38m); done' "$bin/test/unit" ;;
+			sh -ec 'for p in kvm vcpu arch boot virtio/net; do (cd "vmm/$p" && "$0/$p.test" -test.timeout 38m); done' "$bin/test/unit" ;;
 	unit-qemu) here env "HUSK_TEST_KERNEL=$bin/husk-kernel" go test -count=1 ./vmm/qemu ./vmm/vhostuser ;;
 	foreign) here make foreign ;;
 	*) echo "e2e: no job $1" >&2; return 2 ;;

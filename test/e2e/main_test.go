@@ -28,6 +28,7 @@ var (
 	posix       = flag.String("posix", "", "the program of test/posix; empty skips its test")
 	nodeTar     = flag.String("node-image", "", "the image that installs husk on nodes; empty skips its test")
 	backend     = flag.String("backend", "auto", "what runs the guests: kvm, qemu or auto")
+	vhostNet    = flag.String("vhost-net", "off", "who carries the packets on KVM: auto (the host's kernel) or off (the VMM)")
 	runtimetest = flag.String("runtimetest", "", "runtimetest of opencontainers/runtime-tools; without it, its tests are skipped")
 	oci         = flag.Bool("oci", true, "run the tests of the OCI specification's fields: they depend on containerd in nothing")
 	driver      = flag.String("driver", "cgroupfs", "who makes the cgroups: cgroupfs, or systemd")
@@ -79,7 +80,7 @@ func run(m *testing.M) int {
 
 // configuration is what every test starts with, and extra: a VM as small as a test needs.
 func configuration(extra string) string {
-	return fmt.Sprintf("vmm = %q\ndefault_memory = \"256MiB\"\n%s", *backend, extra)
+	return fmt.Sprintf("vmm = %q\nvhost_net = %q\ndefault_memory = \"256MiB\"\n%s", *backend, *vhostNet, extra)
 }
 
 var serial atomic.Int32

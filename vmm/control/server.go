@@ -121,7 +121,8 @@ func (s *Server) config(r *vmmv1.BootRequest) (cfg machine.Config, workdir *os.F
 	cfg = machine.Config{
 		Kernel: take(r.GetKernel()), Initramfs: take(r.GetInitramfs()),
 		VCPUs: int(r.GetVcpus()), Memory: r.GetMemoryBytes(), Cmdline: r.GetCmdline(),
-		Log: s.log, Marks: s.marks,
+		VhostNet: r.GetVhostNet(),
+		Log:      s.log, Marks: s.marks,
 	}
 	if v := r.GetVsock(); v != nil {
 		workdir = take(v.GetDirectory())

@@ -36,7 +36,14 @@ type builtin struct {
 	set      *vcpu.Set // nil before load
 
 	transports []*mmio.Transport
+	pausers    []pauser
 	closers    []func() error // run in reverse order
+}
+
+// pauser is a device that somebody outside of this process serves.
+type pauser interface {
+	Pause() error
+	Resume() error
 }
 
 // newBuiltin creates the VM and its memory. On error everything is released, device too.
@@ -118,6 +125,9 @@ func (b *builtin) attach(d virtio.Device) error {
 		return err
 	}
 	b.transports = append(b.transports, t)
+	if p, ok := d.(pauser); ok {
+		b.pausers = append(b.pausers, p)
+	}
 	for i, kick := range t.Kicks() {
 		queue := uint64(i)
 		if err := b.vm.BindDoorbell(kick.FD(), kvm.Doorbell{Addr: slot.Base + mmio.NotifyOffset, Size: 4, Match: &queue}); err != nil {
@@ -166,8 +176,27 @@ func (b *builtin) start() error {
 	return nil
 }
 
-func (b *builtin) pause() error             { return b.set.Pause() }
-func (b *builtin) resume() error            { return b.set.Resume() }
+func (b *builtin) pause() error {
+	if err := b.set.Pause(); err != nil {
+		return err
+	}
+	for _, p := range b.pausers {
+		if err := p.Pause(); err != nil {
+			return errors.Join(err, b.resume())
+		}
+	}
+	return nil
+}
+
+func (b *builtin) resume() error {
+	for _, p := range b.pausers {
+		if err := p.Resume(); err != nil {
+			return err
+		}
+	}
+	return b.set.Resume()
+}
+
 func (b *builtin) done() <-chan struct{}    { return b.set.Done() }
 func (b *builtin) end() vcpu.End            { return b.set.Result() }
 func (b *builtin) exits() map[string]uint64 { return b.set.Exits() }

@@ -34,6 +34,7 @@ type Config struct {
 	NICs      []NIC
 	// SpareDisks is how many disks may come later, at a time; less, when there is no room for so many devices.
 	SpareDisks int
+	VhostNet   bool      // on KVM, have the host's kernel carry the NICs' packets, where it can
 	Console    io.Writer // gets the guest's console live; nil keeps it in the ring only
 	Input      io.Reader // what the guest reads from its console; may be nil
 	// Serial, when set, gets a serial port's output, from the kernel's first message on. Each byte is an exit:

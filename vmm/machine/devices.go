@@ -85,7 +85,7 @@ func (m *Machine) createDevices(cfg *Config) error {
 			}
 			continue
 		}
-		device, err := net.New(net.Config{Taps: n.Taps, MAC: n.MAC, MTU: n.MTU})
+		device, err := net.New(net.Config{Taps: n.Taps, Kernel: openVhost(cfg, len(n.Taps)), MAC: n.MAC, MTU: n.MTU})
 		if err != nil {
 			return err
 		}

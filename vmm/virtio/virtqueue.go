@@ -22,12 +22,28 @@ type Virtqueue struct {
 	kick      Kick
 	interrupt func()
 	stopped   atomic.Bool
+	lend      func() Eventfds // nil when the transport has none
 }
+
+// Eventfds are the two notifications as descriptors, which stay the transport's.
+type Eventfds struct{ Kick, Call int }
 
 // NewVirtqueue arms kick and joins the three. interrupt must be safe for concurrent use.
 func NewVirtqueue(q *queue.Queue, kick Kick, interrupt func()) *Virtqueue {
 	kick.Rearm()
 	return &Virtqueue{queue: q, kick: kick, interrupt: interrupt}
+}
+
+// Lendable says that the notifications are eventfds as well, which lend gives and from then on counts with.
+func (v *Virtqueue) Lendable(lend func() Eventfds) { v.lend = lend }
+
+// Lend gives the queue to somebody who serves it in the device's place, outside of this process: the host's kernel.
+// The device itself does not use it meanwhile. False when that is not possible.
+func (v *Virtqueue) Lend() (queue.Config, Eventfds, bool) {
+	if v.lend == nil {
+		return queue.Config{}, Eventfds{}, false
+	}
+	return v.queue.Config(), v.lend(), true
 }
 
 // Next returns the next chain the driver has made available, and blocks while there is none. The error is a

@@ -41,6 +41,12 @@ const (
 	HostNetworkNone = "none" // loopback alone
 )
 
+// Who carries the packets of a guest on KVM.
+const (
+	VhostNetAuto = "auto" // the host's kernel where it can, else the VMM
+	VhostNetOff  = "off"  // the VMM
+)
+
 // What may run guests.
 const (
 	BackendAuto = "auto" // KVM where it is usable, else QEMU
@@ -63,6 +69,7 @@ type Config struct {
 
 	HostNetwork     string `toml:"host_network"`     // "user" or "none"
 	SpareInterfaces uint32 `toml:"spare_interfaces"` // devices for interfaces that come after the start
+	VhostNet        string `toml:"vhost_net"`        // "auto" or "off"
 
 	// SpareDisks are devices for the roots of a pod's further containers; nil is as many as the snapshotter suggests.
 	SpareDisks *uint32 `toml:"spare_disks"`
@@ -112,6 +119,7 @@ func Load(source Source) (*Config, error) {
 		DefaultMemory:      512 << 20,
 		GuestReserve:       96 << 20,
 		HostNetwork:        HostNetworkUser,
+		VhostNet:           VhostNetOff,
 		MissingExecutable:  MissingExecutableExits,
 		BootTimeout:        defaultBootTimeout,
 		ClockInterval:      defaultClockInterval,
@@ -202,7 +210,7 @@ func (c *Config) decode(name string, data []byte) error {
 
 var keys = []string{
 	"vmm", "qemu", "vmm_path", "kernel", "initramfs", "default_vcpus", "default_memory", "guest_reserve", "host_network", "spare_interfaces",
-	"spare_disks", "shared_acls", "shim_cgroup", "missing_executable", "boot_timeout", "clock_interval", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
+	"vhost_net", "spare_disks", "shared_acls", "shim_cgroup", "missing_executable", "boot_timeout", "clock_interval", "kernel_cmdline", "allowed_annotations", "debug", "console", "timeline",
 }
 
 func (c *Config) check() error {
@@ -221,6 +229,7 @@ func (c *Config) check() error {
 	}{
 		{"vmm", c.Backend, []string{BackendAuto, BackendKVM, BackendQEMU}},
 		{"host_network", c.HostNetwork, []string{HostNetworkUser, HostNetworkNone}},
+		{"vhost_net", c.VhostNet, []string{VhostNetAuto, VhostNetOff}},
 		{"missing_executable", c.MissingExecutable, []string{MissingExecutableExits, MissingExecutableFails}},
 	} {
 		if !slices.Contains(choice.of, choice.value) {

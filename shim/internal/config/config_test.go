@@ -137,6 +137,7 @@ host_network = "none"
 spare_interfaces = 2
 spare_disks = 3
 shared_acls = true
+vhost_net = "auto"
 shim_cgroup = "/shims"
 missing_executable = "error"
 boot_timeout = "90s"
@@ -157,7 +158,7 @@ timeline = "/t"
 		t.Fatal(err)
 	}
 	if c.Backend != BackendQEMU || c.QEMU != "/q" || c.VMM != "/v" || c.Kernel != "/k" || c.Initramfs != "/i" || c.DefaultVCPUs != 3 || c.DefaultMemory != 1<<30 ||
-		c.GuestReserve != 128<<20 || c.HostNetwork != HostNetworkNone || c.SpareInterfaces != 2 || *c.SpareDisks != 3 || !c.SharedACLs || c.ShimCgroup != "/shims" || c.MissingExecutable != "error" || time.Duration(c.BootTimeout) != 90*time.Second ||
+		c.GuestReserve != 128<<20 || c.HostNetwork != HostNetworkNone || c.SpareInterfaces != 2 || *c.SpareDisks != 3 || !c.SharedACLs || c.VhostNet != VhostNetAuto || c.ShimCgroup != "/shims" || c.MissingExecutable != "error" || time.Duration(c.BootTimeout) != 90*time.Second ||
 		time.Duration(c.ClockInterval) != 7*time.Minute ||
 		c.KernelCmdline != "debug" || len(c.AllowedAnnotations) != 1 || !c.Debug || !c.Console || c.Timeline != "/t" {
 		t.Fatalf("%+v", c)

@@ -173,6 +173,7 @@ func (s *Sandbox) boot(ctx context.Context, v *vm, plan *plan, p *prepared) (err
 	}
 	request.Backend = &vmmv1.Backend{Kind: plan.config.Backend, Qemu: plan.config.QEMU}
 	request.Vcpus, request.MemoryBytes = plan.size.VCPUs, plan.size.Memory
+	request.VhostNet = plan.config.VhostNet == config.VhostNetAuto
 	request.Cmdline = hostname() + plan.config.Cmdline()
 	if request.Shares, request.Disks, err = p.donate(v.machine, s.config.SharedACLs); err != nil {
 		return v.explain(err)

@@ -38,6 +38,7 @@ type Transport struct {
 	kicks []*eventfd.EventFD
 
 	interruptStatus atomic.Uint32
+	lent            atomic.Bool // a queue, to somebody who signals the interrupt past this transport
 	needsReset      atomic.Bool
 	generation      atomic.Uint32
 
@@ -99,6 +100,15 @@ func (t *Transport) Fail(err error) {
 	t.interrupt(interruptConfig)
 }
 
+// pending is what the interrupt may be for. Of a queue that is lent nobody says, so it is always that, too.
+func (t *Transport) pending() uint32 {
+	bits := t.interruptStatus.Load()
+	if t.lent.Load() {
+		bits |= interruptQueue
+	}
+	return bits
+}
+
 func (t *Transport) interrupt(bits uint32) {
 	t.interruptStatus.Or(bits)
 	if err := t.cfg.Interrupt.Signal(); err != nil {
@@ -110,7 +120,7 @@ func (t *Transport) interrupt(bits uint32) {
 func (t *Transport) Read(off uint64, p []byte) {
 	if off == regInterruptStatus && len(p) == 4 {
 		// The one register of the hot path takes no lock.
-		binary.LittleEndian.PutUint32(p, t.interruptStatus.Load())
+		binary.LittleEndian.PutUint32(p, t.pending())
 		return
 	}
 	t.mu.Lock()
@@ -296,7 +306,14 @@ func (t *Transport) activate() error {
 		if err != nil {
 			return fmt.Errorf("queue %d: %w", i, err)
 		}
-		a.Queues = append(a.Queues, virtio.NewVirtqueue(q, t.kicks[i], func() { t.interrupt(interruptQueue) }))
+		vq := virtio.NewVirtqueue(q, t.kicks[i], func() { t.interrupt(interruptQueue) })
+		if line, ok := t.cfg.Interrupt.(*eventfd.EventFD); ok {
+			vq.Lendable(func() virtio.Eventfds {
+				t.lent.Store(true)
+				return virtio.Eventfds{Kick: t.kicks[i].FD(), Call: line.FD()}
+			})
+		}
+		a.Queues = append(a.Queues, vq)
 	}
 	t.activated = true
 	return t.cfg.Device.Activate(a)
@@ -313,6 +330,7 @@ func (t *Transport) reset() error {
 	clear(t.queues)
 	t.needsReset.Store(false)
 	t.interruptStatus.Store(0)
+	t.lent.Store(false)
 	return err
 }
 

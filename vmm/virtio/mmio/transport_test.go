@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
 
+	"github.com/huskvm/husk/vmm/eventfd"
 	"github.com/huskvm/husk/vmm/virtio"
 	"github.com/huskvm/husk/vmm/virtio/queue"
 	"github.com/huskvm/husk/vmm/virtio/virtiotest"
@@ -165,6 +167,63 @@ func TestChainGoesRoundThroughTheRegisters(t *testing.T) {
 	<-g.irq.signals
 	if _, n := q.Used(); n != 4 || g.device.activations != 2 {
 		t.Errorf("after the reset: %d bytes, %d activations", n, g.device.activations)
+	}
+}
+
+// borrower lends its queues out.
+type borrower struct {
+	echo
+	fds []virtio.Eventfds
+}
+
+func (b *borrower) Activate(a *virtio.Activation) error {
+	for _, vq := range a.Queues {
+		if _, fds, ok := vq.Lend(); ok {
+			b.fds = append(b.fds, fds)
+		}
+	}
+	return nil
+}
+
+// Who has borrowed a queue signals the line itself, so the status register always says that it may be for a queue.
+func TestTheInterruptOfALentQueueIsAlwaysPending(t *testing.T) {
+	line, err := eventfd.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer line.Close()
+	d := &borrower{}
+	g := &guest{driver: virtiotest.NewDriver(t, 1<<20)}
+	if g.Transport, err = New(Config{Device: d, Memory: g.driver.Memory, Interrupt: line, Log: slog.New(slog.DiscardHandler)}); err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	g.negotiate(all)
+	g.setQueue(0, g.driver.NewQueue(16).Config)
+	g.setQueue(1, g.driver.NewQueue(16).Config)
+	if got := g.get(regInterruptStatus); got != 0 {
+		t.Errorf("before: %#x", got)
+	}
+	g.set(regStatus, 15)
+	want := []virtio.Eventfds{{Kick: g.Kicks()[0].FD(), Call: line.FD()}, {Kick: g.Kicks()[1].FD(), Call: line.FD()}}
+	if !slices.Equal(d.fds, want) {
+		t.Errorf("lent %v, want %v", d.fds, want)
+	}
+	g.set(regInterruptACK, 3)
+	if got := g.get(regInterruptStatus); got != interruptQueue {
+		t.Errorf("lent: %#x", got)
+	}
+	g.ConfigChanged()
+	if got := g.get(regInterruptStatus); got != interruptQueue|interruptConfig {
+		t.Errorf("with another configuration: %#x", got)
+	}
+	g.set(regInterruptACK, interruptConfig)
+	if got := g.get(regInterruptStatus); got != interruptQueue {
+		t.Errorf("acknowledged: %#x", got)
+	}
+	g.set(regStatus, 0)
+	if got := g.get(regInterruptStatus); got != 0 {
+		t.Errorf("after a reset: %#x", got)
 	}
 }
 

@@ -1,6 +1,8 @@
 // Package net is the virtio network device (virtio 1.2 §5.1) on a tap device of the host: a pair of queues for each
 // queue of the tap, and with several of them a control queue, by which the driver says how many it uses.
 //
+// This process carries the packets, or the host's kernel does, by vhost-net.
+//
 // Checksums and segmentation are left to whoever does them best: the header of each packet passes between guest
 // and tap, after a check that the guest asks only for what it has negotiated. Packets are lost rather than
 // waited for on the way out, as on any network.
@@ -9,10 +11,12 @@ package net
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
 
+	"github.com/huskvm/husk/vmm/vhost"
 	"github.com/huskvm/husk/vmm/virtio"
 )
 
@@ -29,13 +33,16 @@ type Config struct {
 	// Taps are the queues of one tap, attached to its interface, with IFF_VNET_HDR, and with IFF_MULTI_QUEUE if there are
 	// several. They belong to the device from New on, even if New fails.
 	Taps []*os.File
-	MAC  net.HardwareAddr // the guest's address
-	MTU  uint16           // 0 leaves it to the guest
+	// Kernel is vhost-net, open once for each of the Taps, or nothing. It is the device's like those.
+	Kernel []*vhost.Net
+	MAC    net.HardwareAddr // the guest's address
+	MTU    uint16           // 0 leaves it to the guest
 }
 
 // Device is a network device. Close releases the tap.
 type Device struct {
 	links   []*link // one a pair; those behind the driver's number of pairs are detached
+	kernel  *kernel // nil when this process carries the packets
 	mac     [6]byte
 	mtu     uint16
 	workers virtio.Workers
@@ -46,6 +53,21 @@ func New(cfg Config) (*Device, error) {
 	for _, tap := range cfg.Taps {
 		defer tap.Close()
 	}
+	d, err := open(cfg)
+	if err != nil {
+		for _, n := range cfg.Kernel {
+			_ = n.Close()
+		}
+		return nil, err
+	}
+	if len(cfg.Kernel) > 0 {
+		d.kernel = newKernel(cfg.Kernel, d.links)
+	}
+	return d, nil
+}
+
+// open makes a device that carries its packets itself.
+func open(cfg Config) (*Device, error) {
 	if len(cfg.Taps) == 0 || len(cfg.Taps) > maxPairs {
 		return nil, fmt.Errorf("network interface with a tap of %d queues: it has at least one, and %d at most", len(cfg.Taps), maxPairs)
 	}
@@ -115,14 +137,18 @@ func (d *Device) WriteConfig([]byte, uint32) {}
 
 // Activate implements virtio.Device. Of several pairs the driver uses one until it says otherwise.
 func (d *Device) Activate(a *virtio.Activation) error {
-	if err := d.use(1); err != nil {
-		return err
-	}
 	if err := d.links[0].offload(a.Features); err != nil {
 		return err
 	}
 	pairs := pairsOf(a.Features, len(d.links))
+	lent := d.lend(a, pairs)
+	if err := d.use(1); err != nil {
+		return err
+	}
 	for i, l := range d.links[:pairs] {
+		if lent {
+			break
+		}
 		if err := l.rearm(); err != nil {
 			return err
 		}
@@ -140,6 +166,25 @@ func (d *Device) Activate(a *virtio.Activation) error {
 	return nil
 }
 
+// lend has the kernel serve the pairs, where it can. What it can't do once it is not asked for again.
+func (d *Device) lend(a *virtio.Activation, pairs int) bool {
+	if d.kernel == nil {
+		return false
+	}
+	err := d.kernel.serve(a, pairs)
+	if err == nil {
+		err = d.kernel.use(1)
+	}
+	if err == nil {
+		return true
+	}
+	slog.Warn("network interface without vhost-net", "tap", d.links[0].file.Name(), "error", err)
+	_ = d.kernel.reset()
+	_ = d.kernel.close()
+	d.kernel = nil
+	return false
+}
+
 // ready is how many pairs, from the first on, the driver has set up.
 func ready(queues []*virtio.Virtqueue, pairs int) int {
 	for i := range pairs {
@@ -153,12 +198,40 @@ func ready(queues []*virtio.Virtqueue, pairs int) int {
 // use attaches the first pairs to the tap and detaches the others, so that the host steers nothing to a queue that
 // nobody reads.
 func (d *Device) use(pairs int) error {
-	for i, l := range d.links {
-		if err := l.attach(i < pairs); err != nil {
-			return fmt.Errorf("tap %s: queue %d: %w", l.file.Name(), i, err)
+	if err := d.attach(d.links[:pairs], true); err != nil {
+		return err
+	}
+	if d.kernel != nil {
+		if err := d.kernel.use(pairs); err != nil {
+			return err
+		}
+	}
+	return d.attach(d.links[pairs:], false)
+}
+
+func (d *Device) attach(links []*link, on bool) error {
+	for _, l := range links {
+		if err := l.attach(on); err != nil {
+			return fmt.Errorf("tap %s: %w", l.file.Name(), err)
 		}
 	}
 	return nil
+}
+
+// Pause returns once the kernel touches nothing of the guest's. What this process carries goes on.
+func (d *Device) Pause() error {
+	if d.kernel == nil {
+		return nil
+	}
+	return d.kernel.pause()
+}
+
+// Resume undoes Pause.
+func (d *Device) Resume() error {
+	if d.kernel == nil {
+		return nil
+	}
+	return d.kernel.resume()
 }
 
 // Reset implements virtio.Device.
@@ -168,12 +241,18 @@ func (d *Device) Reset() error {
 		errs = append(errs, l.cancel())
 	}
 	d.workers.Stop()
+	if d.kernel != nil {
+		errs = append(errs, d.kernel.reset())
+	}
 	return errors.Join(errs...)
 }
 
 // Close releases the tap, after the last Reset. The interface goes with its last descriptor, unless persistent.
 func (d *Device) Close() error {
 	var errs []error
+	if d.kernel != nil {
+		errs = append(errs, d.kernel.close())
+	}
 	for _, l := range d.links {
 		errs = append(errs, l.close())
 	}

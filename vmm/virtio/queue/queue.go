@@ -119,6 +119,9 @@ func New(mem *memory.Space, cfg Config) (*Queue, error) {
 	return q, nil
 }
 
+// Config is the driver's set-up, as it was checked.
+func (q *Queue) Config() Config { return q.cfg }
+
 // Pop takes the next available chain; nil when there is none.
 func (q *Queue) Pop() (*Chain, error) {
 	idx := q.availIdx.Load()

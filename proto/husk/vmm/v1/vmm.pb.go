@@ -95,6 +95,7 @@ type BootRequest struct {
 	Console       *Console               `protobuf:"bytes,10,opt,name=console,proto3" json:"console,omitempty"`
 	Backend       *Backend               `protobuf:"bytes,11,opt,name=backend,proto3" json:"backend,omitempty"`
 	Nics          []*NIC                 `protobuf:"bytes,12,rep,name=nics,proto3" json:"nics,omitempty"`                                // in the order in which the guest is to find them
+	VhostNet      bool                   `protobuf:"varint,13,opt,name=vhost_net,json=vhostNet,proto3" json:"vhost_net,omitempty"`       // for kvm: have the host's kernel carry their packets, where it can
 	SpareDisks    uint32                 `protobuf:"varint,14,opt,name=spare_disks,json=spareDisks,proto3" json:"spare_disks,omitempty"` // how many more disks may come later, at a time; less, where there is no room for so many devices
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -205,6 +206,13 @@ func (x *BootRequest) GetNics() []*NIC {
 		return x.Nics
 	}
 	return nil
+}
+
+func (x *BootRequest) GetVhostNet() bool {
+	if x != nil {
+		return x.VhostNet
+	}
+	return false
 }
 
 func (x *BootRequest) GetSpareDisks() uint32 {
@@ -1561,7 +1569,7 @@ var File_husk_vmm_v1_vmm_proto protoreflect.FileDescriptor
 
 const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\n" +
-	"\x15husk/vmm/v1/vmm.proto\x12\vhusk.vmm.v1\"\xc2\x03\n" +
+	"\x15husk/vmm/v1/vmm.proto\x12\vhusk.vmm.v1\"\xdf\x03\n" +
 	"\vBootRequest\x12\x14\n" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\x12\x16\n" +
@@ -1574,7 +1582,8 @@ const file_husk_vmm_v1_vmm_proto_rawDesc = "" +
 	"\aconsole\x18\n" +
 	" \x01(\v2\x14.husk.vmm.v1.ConsoleR\aconsole\x12.\n" +
 	"\abackend\x18\v \x01(\v2\x14.husk.vmm.v1.BackendR\abackend\x12$\n" +
-	"\x04nics\x18\f \x03(\v2\x10.husk.vmm.v1.NICR\x04nics\x12\x1f\n" +
+	"\x04nics\x18\f \x03(\v2\x10.husk.vmm.v1.NICR\x04nics\x12\x1b\n" +
+	"\tvhost_net\x18\r \x01(\bR\bvhostNet\x12\x1f\n" +
 	"\vspare_disks\x18\x0e \x01(\rR\n" +
 	"spareDisksJ\x04\b\x03\x10\x04\"1\n" +
 	"\aBackend\x12\x12\n" +
