@@ -77,10 +77,10 @@ func with(tools, backend string, rounds int, f func(*bench) error) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{ctx: context.Background(), bin: filepath.Dir(tools), tools: tools, dir: dir, rounds: rounds}
+	b := &bench{ctx: context.Background(), backend: backend, bin: filepath.Dir(tools), tools: tools, dir: dir, rounds: rounds}
 	b.rig, err = rig.Start(b.ctx, rig.Config{
 		Containerd: filepath.Join(tools, "containerd"), Bin: b.bin, ImageTar: filepath.Join(tools, "image.tar"), Dir: dir,
-		HuskConfig: fmt.Sprintf("vmm = %q\ndefault_memory = \"256MiB\"\ntimeline = %q\n", backend, filepath.Join(dir, "timeline")),
+		HuskConfig: b.configuration(),
 	})
 	if err != nil {
 		return err
@@ -92,9 +92,14 @@ func with(tools, backend string, rounds int, f func(*bench) error) error {
 type bench struct {
 	ctx        context.Context
 	rig        *rig.Rig
+	backend    string
 	bin, tools string
 	dir        string
 	rounds     int
+}
+
+func (b *bench) configuration() string {
+	return fmt.Sprintf("vmm = %q\ndefault_memory = \"256MiB\"\ntimeline = %q\n", b.backend, filepath.Join(b.dir, "timeline"))
 }
 
 // containers compares `ctr run … true` from start to exit.

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,30 +54,59 @@ func (b *bench) network() error {
 		return err
 	}
 	defer func() { _, _ = server.Process.Kill(), server.Wait() }()
-	for _, direction := range []struct{ what, flag string }{
-		{"TCP from a container, " + transferSize, "--client"}, {"TCP to a container, " + transferSize, "--reverse"},
-	} {
-		one := func(name, runtime string) func(int) (time.Duration, error) {
-			return func(i int) (time.Duration, error) { return b.iperf(iperf, name, runtime, direction.flag, i) }
+	vhost := filepath.Join(b.dir, "vhost.toml")
+	if err := os.WriteFile(vhost, []byte(b.configuration()+"vhost_net = \"auto\"\n"), 0o600); err != nil {
+		return err
+	}
+	for _, direction := range []struct{ what, flag string }{{"TCP from a container, ", ""}, {"TCP to a container, ", "--reverse"}} {
+		one := func(t transfer) func(int) (time.Duration, error) {
+			t.direction = direction.flag
+			return func(i int) (time.Duration, error) { return b.iperf(iperf, t, i) }
 		}
-		if err := b.compare(direction.what, "husk", one("husk", rig.Runtime), "runc", one("runc", "io.containerd.runc.v2")); err != nil {
+		husk := transfer{name: "husk", runtime: rig.Runtime, connections: 1}
+		if err := b.compare(direction.what+transferSize, "husk", one(husk), "runc", one(transfer{name: "runc", runtime: "io.containerd.runc.v2", connections: 1})); err != nil {
+			return err
+		}
+		if b.backend != "kvm" {
+			continue
+		}
+		byKernel, two, twoByKernel := husk, husk, husk
+		byKernel.flags = []string{"--runtime-config-path", vhost}
+		two.flags, two.connections = []string{"--annotation", "io.husk.vcpus=2"}, 2
+		twoByKernel.flags, twoByKernel.connections = slices.Concat(byKernel.flags, two.flags), 2
+		if err := b.compare(direction.what+"by vhost-net or not", "with", one(byKernel), "without", one(husk)); err != nil {
+			return err
+		}
+		if err := b.compare(direction.what+"two vCPUs and connections or one", "two", one(two), "one", one(husk)); err != nil {
+			return err
+		}
+		if err := b.compare(direction.what+"two vCPUs and connections, by vhost-net or not", "with", one(twoByKernel), "without", one(two)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// iperf is how long one transfer takes, as iperf3 in a container says.
-func (b *bench) iperf(iperf, name, runtime, direction string, i int) (time.Duration, error) {
-	args := []string{"run", "--rm", "--runtime", runtime, "--with-ns", "network:" + filepath.Join("/run/netns", "huskbench-"+name)}
+// transfer is what iperf3 does in a container.
+type transfer struct {
+	name, runtime string
+	flags         []string // of the container
+	connections   int
+	direction     string // an option of iperf3, or nothing
+}
+
+// iperf is how long one transfer takes, as iperf3 says.
+func (b *bench) iperf(iperf string, t transfer, i int) (time.Duration, error) {
+	args := append([]string{"run", "--rm", "--runtime", t.runtime, "--with-ns", "network:" + filepath.Join("/run/netns", "huskbench-"+t.name)}, t.flags...)
 	for _, dir := range []string{"/usr", "/lib", "/lib64"} {
 		if real, err := filepath.EvalSymlinks(dir); err == nil {
 			args = append(args, "--mount", "type=bind,src="+real+",dst="+dir+",options=rbind:ro")
 		}
 	}
-	args = append(args, rig.Image, fmt.Sprintf("bench-net-%s-%s-%d", name, strings.TrimLeft(direction, "-"), i), iperf, "--client", bridgeAddress, "--bytes", transferSize, "--json")
-	if direction != "--client" {
-		args = append(args, direction)
+	args = append(args, rig.Image, fmt.Sprintf("bench-net-%s-%d", t.name, i), iperf, "--client", bridgeAddress,
+		"--bytes", transferSize, "--parallel", fmt.Sprint(t.connections), "--json")
+	if t.direction != "" {
+		args = append(args, t.direction)
 	}
 	// A server that has just finished with another is busy for a moment.
 	for end := time.Now().Add(time.Minute); ; {
@@ -90,7 +121,7 @@ func (b *bench) iperf(iperf, name, runtime, direction string, i int) (time.Durat
 			}
 		}
 		if err := json.Unmarshal([]byte(res.Stdout), &report); err != nil {
-			return 0, fmt.Errorf("%s: status %d: %w: %s%s", name, res.Status, err, res.Stdout, res.Stderr)
+			return 0, fmt.Errorf("%s: status %d: %w: %s%s", t.name, res.Status, err, res.Stdout, res.Stderr)
 		}
 		if res.Status == 0 && report.Error == "" {
 			return time.Duration(report.End.Received.Seconds * float64(time.Second)), nil
