@@ -357,3 +357,47 @@ func TestHostNetworkTakenPortsAreSaidOnce(t *testing.T) {
 	}
 	echoes(t, "127.0.0.1:7012")
 }
+
+// A host with IPv6 is one for the guest as well.
+func TestHostNetworkOfIPv6(t *testing.T) {
+	const address = "fd99::1"
+	output(t, "ip", "addr", "add", address+"/128", "dev", "lo", "nodad")
+	t.Cleanup(func() { _ = exec.Command("ip", "addr", "del", address+"/128", "dev", "lo").Run() })
+	before := census(t)
+	c := start(t, guestFlags(t, "--net-host"), "sleep", "1000")
+
+	t.Run("TCP to the host's addresses", func(t *testing.T) {
+		for listen, dial := range map[string]string{address: address, "::1": "fd68:7573:6b00::3"} {
+			url, sum := hostServer(t, listen)
+			url = strings.Replace(url, "["+listen+"]", "["+dial+"]", 1)
+			if got := c.exec(t, "sh", "-c", "wget -q -O- "+url+" | sha256sum"); !strings.HasPrefix(got, sum) {
+				t.Errorf("%s: the sum is %s, want %s", url, got, sum)
+			}
+		}
+	})
+	t.Run("a port where nobody listens", func(t *testing.T) {
+		if got := c.exec(t, "sh", "-c", "nc -w 20 "+address+" 9 2>&1 || true"); !strings.Contains(got, "refused") {
+			t.Errorf("%q", got)
+		}
+	})
+	t.Run("UDP", func(t *testing.T) { checkUDP(t, c, address) })
+	t.Run("the gateway answers an echo, and nobody else", func(t *testing.T) {
+		got := c.exec(t, "sh", "-c", "for a in fd68:7573:6b00::1 192.0.0.1 "+address+"; do ping -c 1 -W 5 $a >/dev/null && echo $a; done; true")
+		if got != "fd68:7573:6b00::1\n192.0.0.1\n" {
+			t.Errorf("%q", got)
+		}
+	})
+	t.Run("what listens at the guest's address", func(t *testing.T) {
+		_ = c.exec(t, "sh", "-c", strings.Join(guest("echo", "[fd68:7573:6b00::2]:7020"), " ")+" >/out 2>&1 &")
+		echoes(t, "["+address+"]:7020")
+	})
+	c.end(t)
+	before.Expect(t)
+}
+
+func TestHostNetworkWithoutIPv6(t *testing.T) {
+	res := ctrRun(t, []string{"--net-host"}, "sh", "-c", "ip -6 addr show dev eth0; ip -6 route show dev eth0")
+	if res.Stdout != "" || res.Status != 0 {
+		t.Errorf("%+v", res)
+	}
+}

@@ -92,7 +92,7 @@ func TestDependencies(t *testing.T) {
 	netOnly := in("shim/cmd/husk-net", "shim/internal/usernet")
 	forbid(t, all, "husk-net alone carries a network stack", func(p string) bool { return !netOnly(p) }, indeed,
 		func(d string) bool {
-			return below(d, "gvisor.dev") || below(d, "github.com/containers/gvisor-tap-vsock")
+			return below(d, "gvisor.dev")
 		})
 	leaves := in("bpf", "vmm/kvm", "vmm/memory", "vmm/eventfd", "vmm/bus")
 	forbid(t, all, "leaves import the standard library and x/sys only", leaves, direct,

@@ -33,22 +33,23 @@ func main() {
 }
 
 func run(args []string) (err error) {
-	c := usernet.Config{Aliases: map[string]string{}}
+	c := usernet.Config{Aliases: map[netip.Addr]netip.Addr{}}
 	flags := flag.NewFlagSet("husk-net", flag.ContinueOnError)
-	flags.TextVar(&c.Guest, "guest", netip.Prefix{}, "the guest's address")
-	flags.TextVar(&c.Gateway, "gateway", netip.Prefix{}, "the gateway's")
+	flags.Func("guest", "an address of the guest's", into(&c.Guests))
+	flags.Func("gateway", "an address of the gateway's, of the same family", into(&c.Gateways))
 	flags.IntVar(&c.MTU, "mtu", 1500, "of the link")
 	flags.Func("mac", "the guest's hardware address", func(s string) (err error) {
 		c.GuestMAC, err = net.ParseMAC(s)
 		return err
 	})
 	flags.Func("alias", "ADDRESS=ADDRESS of the host", func(s string) error {
-		alias, address, ok := strings.Cut(s, "=")
-		if !ok {
-			return fmt.Errorf("%q is not two addresses", s)
+		alias, address, _ := strings.Cut(s, "=")
+		from, err := netip.ParseAddr(alias)
+		if err != nil {
+			return err
 		}
-		c.Aliases[alias] = address
-		return nil
+		c.Aliases[from], err = netip.ParseAddr(address)
+		return err
 	})
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -61,6 +62,15 @@ func run(args []string) (err error) {
 		return fmt.Errorf("frames on descriptor %d: %w", framesFD, err)
 	}
 	return usernet.Serve(os.NewFile(framesFD, "frames"), c)
+}
+
+// into adds an address to a list.
+func into(list *[]netip.Addr) func(string) error {
+	return func(s string) error {
+		ip, err := netip.ParseAddr(s)
+		*list = append(*list, ip)
+		return err
+	}
 }
 
 // nobody owns nothing.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -23,12 +24,19 @@ type UserNetwork struct {
 	Args   []string // of the process
 }
 
-// The addresses of a guest's network in user mode are of a block that nobody routes (RFC 7335), since what has them is
-// out of the guest's reach.
+// family is what a guest's network in user mode has of IPv4 or IPv6.
+type family struct{ gateway, guest, loopback netip.Addr }
+
+// The addresses of a guest's network in user mode are of blocks that nobody routes (RFC 7335, RFC 4193), since what has
+// them is out of the guest's reach.
 var (
-	userGateway  = netip.MustParsePrefix("192.0.0.1/29")
-	userGuest    = netip.MustParsePrefix("192.0.0.2/29")
-	userLoopback = netip.MustParseAddr("192.0.0.3")
+	userFour = family{
+		gateway: netip.MustParseAddr("192.0.0.1"), guest: netip.MustParseAddr("192.0.0.2"), loopback: netip.MustParseAddr("192.0.0.3"),
+	}
+	userSix = family{
+		gateway: netip.MustParseAddr("fd68:7573:6b00::1"), guest: netip.MustParseAddr("fd68:7573:6b00::2"),
+		loopback: netip.MustParseAddr("fd68:7573:6b00::3"),
+	}
 )
 
 const (
@@ -39,8 +47,8 @@ const (
 	frameRoom = 8 << 20
 )
 
-// UserAddress is the guest's.
-func UserAddress() netip.Addr { return userGuest.Addr() }
+// IsUserAddress says whether an address is the guest's.
+func IsUserAddress(ip netip.Addr) bool { return ip == userFour.guest || ip == userSix.guest }
 
 // User makes a network in user mode, with its tap in the namespace at path.
 func User(path string, key Key) (*UserNetwork, error) {
@@ -60,26 +68,42 @@ func User(path string, key Key) (*UserNetwork, error) {
 	if err != nil {
 		return nil, fmt.Errorf("network namespace %s: %w", path, err)
 	}
-	n.configure(key.spareMAC(0))
+	families := []family{userFour}
+	if hasIPv6() {
+		families = append(families, userSix)
+	}
+	n.configure(key.spareMAC(0), families)
 	return n, nil
 }
 
-func (n *UserNetwork) configure(mac net.HardwareAddr) {
-	n.Args = []string{
-		"-guest", userGuest.String(), "-gateway", userGateway.String(), "-mtu", fmt.Sprint(userMTU), "-mac", mac.String(),
-		"-alias", userLoopback.String() + "=127.0.0.1",
-	}
-	gateway := userGateway.Addr().AsSlice()
-	n.Config = &agentv1.ConfigureNetworkRequest{
-		Interfaces: []*agentv1.Interface{{
-			Device: mac, Name: userLinkName, Mac: mac, Mtu: userMTU,
-			Addresses: []*agentv1.Interface_Prefix{{Ip: userGuest.Addr().AsSlice(), Length: 32}},
-		}},
-		Routes: []*agentv1.Route{
-			{Interface: userLinkName, Destination: gateway, DestinationLength: 32, Scope: unix.RT_SCOPE_LINK},
-			{Interface: userLinkName, Gateway: gateway},
-		},
-		TellListeners: true,
+// hasIPv6 says whether the host has an address of IPv6 by which it reaches more than itself and its neighbours.
+func hasIPv6() bool {
+	all, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(all, func(a net.Addr) bool {
+		prefix, ok := a.(*net.IPNet)
+		return ok && prefix.IP.To4() == nil && prefix.IP.IsGlobalUnicast()
+	})
+}
+
+func (n *UserNetwork) configure(mac net.HardwareAddr, families []family) {
+	n.Args = []string{"-mtu", fmt.Sprint(userMTU), "-mac", mac.String()}
+	eth0 := &agentv1.Interface{Device: mac, Name: userLinkName, Mac: mac, Mtu: userMTU}
+	n.Config = &agentv1.ConfigureNetworkRequest{Interfaces: []*agentv1.Interface{eth0}, TellListeners: true}
+	for _, f := range families {
+		own, gateway, six := f.guest.AsSlice(), f.gateway.AsSlice(), f.guest.Is6()
+		bits := uint32(f.guest.BitLen())
+		loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		if six {
+			loopback = netip.IPv6Loopback()
+		}
+		n.Args = append(n.Args, "-guest", f.guest.String(), "-gateway", f.gateway.String(), "-alias", f.loopback.String()+"="+loopback.String())
+		eth0.Ipv6 = eth0.Ipv6 || six
+		eth0.Addresses = append(eth0.Addresses, &agentv1.Interface_Prefix{Ip: own, Length: bits})
+		link := &agentv1.Route{Interface: userLinkName, Ipv6: six, Destination: gateway, DestinationLength: bits}
+		if !six {
+			link.Scope = unix.RT_SCOPE_LINK
+		}
+		n.Config.Routes = append(n.Config.Routes, link, &agentv1.Route{Interface: userLinkName, Ipv6: six, Gateway: gateway})
 	}
 }
 

@@ -145,8 +145,10 @@ func (p *publisher) publish(a port, all map[port]bool) ([]io.Closer, error) {
 	everywhere := port{netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()), a.udp}
 	both := ip == netip.IPv6Unspecified() && !all[everywhere]
 	switch {
-	case ip == hostnet.UserAddress():
+	case hostnet.IsUserAddress(ip) && ip.Is4():
 		ip = netip.IPv4Unspecified()
+	case hostnet.IsUserAddress(ip):
+		ip = netip.IPv6Unspecified()
 	case !ip.IsUnspecified() && !ip.IsLoopback():
 		return nil, fmt.Errorf("the host does not have the address %s", ip)
 	}
