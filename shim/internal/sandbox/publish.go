@@ -86,12 +86,13 @@ func (p *publisher) update(told *agentv1.NextEventResponse_Listeners) {
 			continue
 		}
 		sockets, err := p.publish(a, wanted)
+		line := func() {
+			log.L.WithError(err).Warnf("what listens at %s in the guest is not to be reached at the host", a)
+		}
 		if err == nil {
 			delete(p.said, a)
-		} else if !p.said[a] {
-			p.said[a] = p.say(func() {
-				log.L.WithError(err).Warnf("what listens at %s in the guest is not to be reached at the host", a)
-			})
+		} else if !p.said[a] && p.say(line) {
+			p.said[a] = true
 		}
 		p.listeners[a] = sockets
 	}

@@ -349,3 +349,19 @@ func TestAnUnknownSchemeIsNamed(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 }
+
+func TestAServedIdIsGoodAgainAndAgain(t *testing.T) {
+	h := hub(t)
+	id := h.Serve(func(conn *net.UnixConn) {
+		_, _ = io.Copy(conn, conn)
+		_ = conn.Close()
+	})
+	for range 3 {
+		conn := dial(t, h, id)
+		_, _ = conn.Write([]byte("hello"))
+		_ = conn.CloseWrite()
+		if got, err := io.ReadAll(conn); string(got) != "hello" {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}
