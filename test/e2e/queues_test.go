@@ -30,7 +30,7 @@ func TestQueuesOfAnInterface(t *testing.T) {
 			}
 			get(t, "http://"+own+"/sum")
 			url, sum := hostServer(t, gateway)
-			// What a processor sends goes by its own queue, and the tap answers by the same.
+			// What a processor sends goes by its own queue.
 			for cpu := range strings.Count(want, "tx-") {
 				fetch := fmt.Sprintf("taskset %d wget -q -O- %s | sha256sum", 1<<cpu, url)
 				if got := c.exec(t, "sh", "-c", fetch); !strings.HasPrefix(got, sum) {

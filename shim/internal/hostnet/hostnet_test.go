@@ -118,6 +118,9 @@ func TestATapHasItsQueues(t *testing.T) {
 	if len(n.Taps) != 2 || len(n.Taps[0].Files) != 3 || len(n.Taps[1].Files) != 3 {
 		t.Fatalf("%+v", n.Taps)
 	}
+	if err := (&tap{files: n.Taps[0].Files}).steer(); err != nil { // which is no error of Connect's
+		t.Error(err)
+	}
 	wire := listen(t, peer)
 	for i, queue := range n.Taps[0].Files {
 		out := append(addressed(net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 0x88, 0xb6), bytes.Repeat([]byte{byte(i)}, 100)...)

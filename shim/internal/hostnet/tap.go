@@ -7,6 +7,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/bpf"
 )
 
 const tunDevice = "/dev/net/tun"
@@ -43,6 +45,30 @@ func (t *tap) open(name string, queues int) error {
 			return err
 		}
 		t.files = append(t.files, file)
+	}
+	_ = t.steer() // an old kernel can't: what comes is the slower for it
+	return nil
+}
+
+// flowHash is where struct __sk_buff has it.
+const flowHash = 68
+
+// steer keeps each flow to one queue. Without, the tap follows the processor that sends for the flow, which for the
+// acknowledgements of a transfer is now this one and now that one: its packets then overtake each other.
+func (t *tap) steer() error {
+	if len(t.files) == 1 {
+		return nil
+	}
+	program, err := bpf.Check([]bpf.Instruction{
+		bpf.Op(bpf.Load, 0|1<<4, flowHash, 0),
+		bpf.Op(bpf.Exit, 0, 0, 0),
+	}, unix.BPF_PROG_TYPE_SOCKET_FILTER, 0)
+	if err != nil {
+		return fmt.Errorf("load a program for steering: %w", err)
+	}
+	defer unix.Close(program)
+	if err := unix.IoctlSetPointerInt(int(t.files[0].Fd()), unix.TUNSETSTEERINGEBPF, program); err != nil {
+		return fmt.Errorf("attach a program for steering: %w", err)
 	}
 	return nil
 }
