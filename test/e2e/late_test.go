@@ -47,6 +47,28 @@ func TestNetworkThatComesAfterCreate(t *testing.T) {
 			t.Errorf("%+v", res)
 		}
 	})
+	t.Run("a name server", func(t *testing.T) {
+		id := newID(t)
+		flags := guestFlags(t, resolvConf(t, "nameserver 127.0.0.11\n")...)
+		run := append(append([]string{"run", "-d", "--runtime", rig.Runtime}, flags...), rig.Image, id, "sleep", "1000")
+		if res := inMoby(run...); res.Status != 0 {
+			t.Fatalf("%+v", res)
+		}
+		defer func() {
+			_ = inMoby("task", "rm", "-f", id)
+			_ = inMoby("container", "rm", id)
+		}()
+		_, rest, _ := strings.Cut(inMoby("task", "ls").Stdout, id)
+		pid := strings.Fields(rest)[0]
+		output(t, "nsenter", "-t", pid, "-n", "ip", "link", "set", "lo", "up")
+		nameServer(t, "/proc/"+pid+"/ns/net", "127.0.0.11:53")
+		for network, want := range map[string]string{"udp": "[192.0.2.1]\n", "tcp": "[192.0.2.2]\n"} {
+			ask := append([]string{"task", "exec", "--exec-id", network, id}, guest("ask", network, "some.name.example.")...)
+			if res := inMoby(ask...); res.Stdout != want {
+				t.Errorf("%+v", res)
+			}
+		}
+	})
 	before.Expect(t)
 }
 

@@ -15,13 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inside runs f on a thread that is in the namespace, and ends with it.
-func (n *netns) inside(f func() error) {
-	n.t.Helper()
+// inside runs f on a thread that is in the network namespace at path, and ends with it.
+func inside(t *testing.T, path string, f func() error) {
+	t.Helper()
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked
-		ns, err := os.Open(n.path())
+		ns, err := os.Open(path)
 		if err == nil {
 			defer ns.Close()
 			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
@@ -32,24 +32,24 @@ func (n *netns) inside(f func() error) {
 		done <- err
 	}()
 	if err := <-done; err != nil {
-		n.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
 
-// nameServer answers in the namespace, at an address and a port, until the test ends: by UDP with 192.0.2.1, by TCP with
-// 192.0.2.2. It returns the port.
-func (n *netns) nameServer(address string) (port string) {
-	n.t.Helper()
+// nameServer answers in the namespace at path, at an address and a port, until the test ends: by UDP with 192.0.2.1, by
+// TCP with 192.0.2.2. It returns the port.
+func nameServer(t *testing.T, path, address string) (port string) {
+	t.Helper()
 	var packets net.PacketConn
 	var conns net.Listener
-	n.inside(func() (err error) {
+	inside(t, path, func() (err error) {
 		if conns, err = net.Listen("tcp", address); err != nil {
 			return err
 		}
 		packets, err = net.ListenPacket("udp", conns.Addr().String())
 		return err
 	})
-	n.t.Cleanup(func() { _, _ = conns.Close(), packets.Close() })
+	t.Cleanup(func() { _, _ = conns.Close(), packets.Close() })
 	go answerNames(packets, [4]byte{192, 0, 2, 1})
 	go answerConns(conns, [4]byte{192, 0, 2, 2})
 	_, port, _ = net.SplitHostPort(conns.Addr().String())
@@ -96,9 +96,9 @@ func TestNameServerAtTheNamespacesLoopback(t *testing.T) {
 		}
 	}
 	for name, serve := range map[string]func(t *testing.T, n *netns){
-		"itself": func(_ *testing.T, n *netns) { n.nameServer("127.0.0.11:53") },
+		"itself": func(t *testing.T, n *netns) { nameServer(t, n.path(), "127.0.0.11:53") },
 		"by a rule": func(t *testing.T, n *netns) {
-			port := n.nameServer("127.0.0.11:0")
+			port := nameServer(t, n.path(), "127.0.0.11:0")
 			for _, protocol := range []string{"udp", "tcp"} {
 				rule := exec.Command("ip", "netns", "exec", n.name, "iptables", "-w", "-t", "nat", "-A", "OUTPUT", "-d", "127.0.0.11",
 					"-p", protocol, "--dport", "53", "-j", "DNAT", "--to-destination", "127.0.0.11:"+port)
@@ -126,7 +126,7 @@ func TestNameServerAtTheNamespacesLoopback(t *testing.T) {
 	}
 	t.Run("at localhost it is the guest's own", func(t *testing.T) {
 		n := newNetns(t)
-		n.nameServer("127.0.0.1:53")
+		nameServer(t, n.path(), "127.0.0.1:53")
 		res := ctrRun(t, append(n.flags(), resolvConf(t, "nameserver 127.0.0.1\n")...), "sh", "-c", "netstat -lnu; nslookup -type=a x.example 2>&1")
 		if strings.Contains(res.Stdout, ":53 ") || strings.Contains(res.Stdout, "192.0.2") {
 			t.Errorf("%+v", res)
