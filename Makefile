@@ -127,7 +127,7 @@ foreign: $(FOREIGN_ASSETS) ## Containers in machines of FOREIGN (default arm64 s
 	HUSK_TEST_FOREIGN='$(FOREIGN)' go test -count=1 -v ./test/foreign
 
 .PHONY: bench
-bench: setup build $(TESTBIN)/host $(TESTBIN)/bench $(TESTBIN)/reboot-initramfs $(TESTBIN)/containerd $(TESTBIN)/image.tar ## Benchmarks against runc and QEMU, as ratios of one interleaved run
+bench: setup build $(TESTBIN)/host $(TESTBIN)/bench $(TESTBIN)/reboot-initramfs $(TESTBIN)/containerd $(TESTBIN)/image.tar $(TESTBIN)/pause.tar ## Benchmarks against runc and QEMU, as ratios of one interleaved run
 	@$(TESTBIN)/bench
 
 ##@ Development

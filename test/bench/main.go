@@ -35,11 +35,13 @@ func main() {
 }
 
 // names are the parts, in the order in which they run.
-var names = []string{"containers", "machines", "memory", "network"}
+var names = []string{"containers", "pods", "machines", "memory", "network"}
 
 // parts runs those of the names that are asked for.
 func (b *bench) parts(only string, of ...string) error {
-	all := map[string]func() error{"containers": b.containers, "machines": b.machines, "memory": b.memory, "network": b.network}
+	all := map[string]func() error{
+		"containers": b.containers, "pods": b.pods, "machines": b.machines, "memory": b.memory, "network": b.network,
+	}
 	for _, name := range of {
 		if only != "" && only != name {
 			continue
@@ -61,7 +63,7 @@ func run(inside bool, rounds int, only string) error {
 		return with(tools, "kvm", rounds, func(b *bench) error { return b.parts(only, names...) })
 	}
 	fmt.Print("On QEMU, in software, right here:\n\n")
-	if err := with(tools, "qemu", rounds, func(b *bench) error { return b.parts(only, "containers", "memory", "network") }); err != nil {
+	if err := with(tools, "qemu", rounds, func(b *bench) error { return b.parts(only, "containers", "pods", "memory", "network") }); err != nil {
 		return err
 	}
 	fmt.Print("\nOn KVM, in the KVM test host:\n\n")

@@ -54,8 +54,11 @@ func (b *bench) network() error {
 		return err
 	}
 	defer func() { _, _ = server.Process.Kill(), server.Wait() }()
-	vhost := filepath.Join(b.dir, "vhost.toml")
-	if err := os.WriteFile(vhost, []byte(b.configuration()+"vhost_net = \"auto\"\n"), 0o600); err != nil {
+	vhost, qemu := filepath.Join(b.dir, "vhost.toml"), filepath.Join(b.dir, "qemu.toml")
+	err = errors.Join(
+		os.WriteFile(vhost, []byte(b.configuration()+"vhost_net = \"auto\"\n"), 0o600),
+		os.WriteFile(qemu, []byte("vmm = \"qemu\"\ndefault_memory = \"256MiB\"\n"), 0o600))
+	if err != nil {
 		return err
 	}
 	for _, direction := range []struct{ what, flag string }{{"TCP from a container, ", ""}, {"TCP to a container, ", "--reverse"}} {
@@ -69,6 +72,11 @@ func (b *bench) network() error {
 		}
 		if b.backend != "kvm" {
 			continue
+		}
+		byQEMU := husk
+		byQEMU.flags = []string{"--runtime-config-path", qemu}
+		if err := b.compare(direction.what+"the built-in VMM or QEMU on KVM", "husk-vmm", one(husk), "QEMU", one(byQEMU)); err != nil {
+			return err
 		}
 		byKernel, two, twoByKernel := husk, husk, husk
 		byKernel.flags = []string{"--runtime-config-path", vhost}
