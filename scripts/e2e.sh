@@ -36,8 +36,9 @@ host() {
 here() { scripts/pen.sh "$@"; }
 
 # What the test host is too slow for, what needs a steadier clock than an emulated one (once a pause there hung, in a host
-# whose clock had leapt), and what KVM has no part in. The jobs on QEMU have it, and so has the test host with RUN=… .
-slow='TestPauseAndResume|TestCheckpoint|TestNetwork|TestHostNetwork|TestInterfaces|TestKilledVMLeaves|TestSegments|TestNameServer|TestWithoutANetwork|TestANamespace|TestTheClock|TestCPUQuota|TestMetricsAgree|TestMemoryComesBack|TestAnIdle|TestTheGuestsUse|TestIOLimits|TestRootOfErofs|TestProcessAttributes|TestBadConfiguration|TestUnknownAnnotation|TestImageOfAnother|TestMissingExecutable'
+# whose clock had leapt), and what KVM has no part in. The jobs on QEMU have the most of it, and the
+# test host has all of it with RUN=… .
+slow='TestPauseAndResume|TestCheckpoint|TestNetwork|TestHostNetwork|TestWithoutVhost|TestInterfaces|TestKilledVMLeaves|TestSegments|TestNameServer|TestWithoutANetwork|TestANamespace|TestTheClock|TestCPUQuota|TestMetricsAgree|TestMemoryComesBack|TestAnIdle|TestTheGuestsUse|TestIOLimits|TestRootOfErofs|TestProcessAttributes|TestBadConfiguration|TestUnknownAnnotation|TestImageOfAnother|TestMissingExecutable'
 
 # What containerd and the shim have to agree about.
 contract='TestExitStatus|TestSignals|TestEvents|TestKilledWhile|TestKilledDuring|TestContainerOutlives|TestExitWhile|TestContainerdKilled|TestPidIs|TestGuestPanic|TestEightAtOnce|TestStd|TestBurst|TestTerminal|TestExecHas|TestMissingExecutable|TestBadConfiguration|TestMetricsAndProcesses|TestTheVMMIsInTheCgroup|TestOutOfMemoryInTheGuest'

@@ -113,6 +113,23 @@ func TestTheVMsEndIsTheProcesses(t *testing.T) {
 	}
 }
 
+// Who is told that a start has failed with the VM deletes the container next, and that must have stopped by then.
+func TestAStartThatFailsWithTheVMFindsTheContainerStopped(t *testing.T) {
+	for range 50 {
+		r := create(t, stdio.Config{})
+		r.guest.outcome, r.guest.endsAtStart = 137, true
+		if err := r.process(t, "").Start(t.Context()); !errdefs.IsUnavailable(err) {
+			t.Fatalf("error %v", err)
+		}
+		if got := r.State(); got != Stopped {
+			t.Fatalf("state %s", got)
+		}
+		if exit, err := r.Delete(t.Context()); err != nil || exit.Status != 137 {
+			t.Fatalf("%+v, %v", exit, err)
+		}
+	}
+}
+
 func TestAnUnsetStatusIsNot0(t *testing.T) {
 	r := create(t, stdio.Config{})
 	r.start(t, "")

@@ -31,8 +31,9 @@ type fakeGuest struct {
 	started map[string]bool
 	fail    map[string]error // by method
 
-	gone    chan struct{} // the VM's end
-	outcome uint32
+	gone        chan struct{} // the VM's end
+	outcome     uint32
+	endsAtStart bool
 }
 
 func newGuest() *fakeGuest {
@@ -69,6 +70,10 @@ func (g *fakeGuest) ExecProcess(_ context.Context, r *agentv1.ExecProcessRequest
 }
 
 func (g *fakeGuest) StartProcess(_ context.Context, r *agentv1.StartProcessRequest) (*agentv1.StartProcessResponse, error) {
+	if g.endsAtStart {
+		close(g.gone)
+		return nil, errdefs.ErrUnavailable
+	}
 	return &agentv1.StartProcessResponse{}, g.called("StartProcess %s", r.ExecId)
 }
 

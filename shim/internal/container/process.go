@@ -147,6 +147,14 @@ func (p *Process) start(ctx context.Context, f func() error) error {
 		// A size given while the process was being started may have come before its terminal.
 		_ = p.guestResize(ctx, width, height)
 	}
+	if errdefs.IsUnavailable(err) && p.id == "" {
+		// The guest's end is the container's. Whoever hears of the one may ask for the other at once, and delete only what
+		// has stopped: containerd 1.6's ctr does.
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+		}
+	}
 	return err
 }
 
