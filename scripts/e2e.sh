@@ -36,8 +36,7 @@ host() {
 here() { scripts/pen.sh "$@"; }
 
 # What the test host is too slow for, what needs a steadier clock than an emulated one (once a pause there hung, in a host
-# whose clock had leapt), and what KVM has no part in. The jobs on QEMU have the most of it, and the
-# test host has all of it with RUN=… .
+# whose clock had leapt), and what KVM has no part in. The jobs on QEMU have most of it, the test host has all with RUN=… .
 slow='TestPauseAndResume|TestCheckpoint|TestNetwork|TestHostNetwork|TestWithoutVhost|TestInterfaces|TestKilledVMLeaves|TestSegments|TestNameServer|TestWithoutANetwork|TestANamespace|TestTheClock|TestCPUQuota|TestMetricsAgree|TestMemoryComesBack|TestAnIdle|TestTheGuestsUse|TestIOLimits|TestRootOfErofs|TestProcessAttributes|TestBadConfiguration|TestUnknownAnnotation|TestImageOfAnother|TestMissingExecutable'
 
 # What containerd and the shim have to agree about.
@@ -79,7 +78,7 @@ job() {
 	echo "== end to end: $1, cgroup $cgroup, driver $driver"
 	case $1 in
 	kvm-[12])
-		[ "$run" != . ] || echo "left to the jobs on QEMU: $slow"
+		[ "$run" != . ] || echo "left to the jobs on QEMU, or to RUN=…: $slow"
 		[ "$run$1" != .kvm-1 ] || echo "only what depends on containerd's version: $contract"
 		host $(tests "$1")
 		;;
