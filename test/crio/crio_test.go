@@ -221,7 +221,7 @@ func sharesProcesses(t *testing.T, p *pod) {
 }
 
 func seesAnothersProcesses(t *testing.T, p *pod) {
-	other := p.shell("echo of the other > /mine; sleep 1111")
+	other := p.shell("echo of the other > /mine; sleep 1111 & " + idle)
 	c := p.shell(idle, func(s *specs.Spec) {
 		s.Linux.Namespaces[0].Path = "/proc/" + strconv.Itoa(int(other.pid)) + "/ns/pid"
 	})
@@ -229,6 +229,7 @@ func seesAnothersProcesses(t *testing.T, p *pod) {
 	if out, _ := c.exec("ps"); !strings.Contains(out, "sleep 1111") || strings.Contains(out, "sleep 3600") {
 		t.Errorf("it sees\n%s", out)
 	}
+	must(t, c.stop(30*time.Second)) // before the other, with which it would end by itself
 }
 
 func TestTheVMIsAsLargeAsCRIOSaysThePodIs(t *testing.T) {
