@@ -7,7 +7,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # What qemu-user can't run: a package, the test (- is all of them), the reason. Those of test/ are of the machine
-# that tests, not of the one that runs husk.
+# that tests, not of the one that runs husk. What starts processes is among them since it hangs now and then: qemu-user
+# 7.2 has threads of its own, and in a child forked beside them the locks that they held stay taken for ever.
 skipped='
 guest-agent/internal/agent     -  starts itself in new namespaces, and the kernel knows its own programs only
 guest-agent/internal/netcfg    -  rtnetlink is not all emulated
@@ -16,6 +17,15 @@ shim/internal/hostnet          -  rtnetlink is not all emulated
 vmm/client                     -  starts processes in new namespaces
 shim/internal/manager          -  starts itself as the shim daemon: likewise
 vmm/jail                       -  starts itself jailed: likewise
+guest-agent/internal/process   TestEveryChildsStatusReachesItsWaiter|TestAFailedForkHasNoWaiter  starts processes
+shim/internal/footprint        -  starts processes
+shim/internal/hooks            -  starts processes
+shim/internal/sandbox          -  starts processes
+shim/internal/hostcgroup       TestAProcessIsPlaced.*|TestRemoveWaitsFor.*|TestAnOOMKillIsKnown.*  starts processes
+shim/internal/rundir           TestEvictKillsTheHolder|TestARecycledPidIsNotKilled  starts processes
+shim/internal/node             TestContainerdsConfiguration|TestAnEngine.*|TestInstallAndRemove|TestAnUpgrade.*  starts processes
+shim/internal/stdio            TestALoggingProgram.*  starts processes
+vmm/qemu                       TestFind.*  starts processes
 vmm/qemu                       TestMachinesOf.*|TestSignalsFrom.*|TestStart(Says|DoesNot).*|TestQEMU.*|TestNothingIsLeft  start QEMU in new namespaces
 vmm/vhostuser                  TestBrokenFrontEndIsTold  control messages are cut without a word
 vmm/virtio/fs                  TestKernel.*  mounts through /dev/fuse, and starts itself
@@ -41,5 +51,5 @@ for arch in "$@"; do
 	echo "$rows" | sed 's/^/   /'
 	# Short: the emulated processor is some twenty times slower.
 	GOARCH=$arch go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./bpf ./proto/... ./guest-agent/... ./shim/... ./vmm/... |
-		grep -vxF "$packages" | GOARCH=$arch xargs go test -short -exec "$emulator" -skip "^($tests)\$"
+		grep -vxF "$packages" | GOARCH=$arch xargs go test -short -timeout 5m -exec "$emulator" -skip "^($tests)\$"
 done
