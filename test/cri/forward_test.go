@@ -46,7 +46,7 @@ func (p *pod) fetch(port int32, path string) (body string, err error) {
 
 // site serves a page that names it, and some megabytes with their checksum.
 func site(name, address string) *cri.ContainerConfig {
-	return shell(name, "mkdir /www && cd /www && echo "+name+" > name && dd if=/dev/urandom of=big bs=1M count=8 2>/dev/null && "+
+	return shell(name, "mkdir /www && cd /www && echo "+name+" > name && dd if=/dev/urandom of=big bs=1M count=2 2>/dev/null && "+
 		"sha256sum big | head -c 64 > sum && exec httpd -f -p "+address+" -h /www")
 }
 

@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"strings"
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -50,6 +51,10 @@ func TestLimitsOfContainers(t *testing.T) {
 	h := p.start(hungry)
 	h.expectExit(137)
 	eventually(t, "its reason is OOMKilled", func() bool { return h.status().Reason == "OOMKilled" })
+	// containerd counts what the kernel has killed when it knows of an exit.
+	if tail, _ := shared.LogTail(500); strings.Contains(tail, "container "+h.id+" if oom event occurred") {
+		t.Error("containerd can't have the metrics of a container that has exited")
+	}
 	for _, other := range []*container{bystander, c} {
 		if s := other.status(); s.State != cri.ContainerState_CONTAINER_RUNNING {
 			t.Errorf("%s is %s: %s", other.config.Metadata.Name, s.State, s.Reason)

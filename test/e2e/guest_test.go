@@ -23,6 +23,7 @@ var guestPrograms = map[string]func(args []string) error{
 	"again":   guestAgain,
 	"ask":     guestAsk,
 	"send":    guestSend,
+	"greet":   guestGreet,
 }
 
 const guestWord = "guest"
@@ -125,6 +126,27 @@ func guestSend(args []string) error {
 		fmt.Println(size)
 	}
 	return nil
+}
+
+const greeting = "hello"
+
+// guestGreet greets who connects, and hangs up: NETWORK ADDRESS.
+func guestGreet(args []string) error {
+	l, err := net.Listen(args[0], args[1])
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(c, greeting)
+		_ = c.Close()
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // guestAgain listens and stops again: NETWORK ADDRESS TIMES.

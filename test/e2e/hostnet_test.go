@@ -122,7 +122,7 @@ func TestHostNetwork(t *testing.T) {
 // What listens in the guest listens at the host.
 func TestHostNetworkListensAtTheHost(t *testing.T) {
 	address := hostAddress(t)
-	c := start(t, []string{"--net-host"}, webServer...)
+	c := start(t, []string{"--net-host"}, webServer()...)
 	checkBig(t, "http://127.0.0.1")
 	checkBig(t, "http://"+address)
 
@@ -166,8 +166,22 @@ func TestHostNetworkListensAtTheHost(t *testing.T) {
 			}
 			_ = l.Close()
 		}
-		start(t, []string{"--net-host"}, webServer...)
+		start(t, []string{"--net-host"}, webServer()...)
 		checkBig(t, "http://127.0.0.1")
+	})
+}
+
+// A server of IPv6 alone is reached like any other.
+func TestHostNetworkListensForIPv6Alone(t *testing.T) {
+	start(t, guestFlags(t, "--net-host"), guest("greet", "tcp6", "[::]:86")...)
+	eventually(t, "it greets", func() bool {
+		c, err := net.Dial("tcp", "[::1]:86")
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		said, _ := io.ReadAll(c)
+		return string(said) == greeting
 	})
 }
 
@@ -197,7 +211,7 @@ func TestHostNetworkLeavesNothing(t *testing.T) {
 	for _, victim := range victims() {
 		t.Run(victim, func(t *testing.T) {
 			before := census(t)
-			b := start(t, []string{"--net-host"}, webServer...)
+			b := start(t, []string{"--net-host"}, webServer()...)
 			checkBig(t, "http://127.0.0.1")
 			for _, pid := range pidsOf(t, b.id, victim) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)

@@ -32,7 +32,8 @@ var (
 	runtimetest = flag.String("runtimetest", "", "runtimetest of opencontainers/runtime-tools; without it, its tests are skipped")
 	oci         = flag.Bool("oci", true, "run the tests of the OCI specification's fields: they depend on containerd in nothing")
 	driver      = flag.String("driver", "cgroupfs", "who makes the cgroups: cgroupfs, or systemd")
-	inARow      = flag.Int("in-a-row", 50, "how many containers one after the other must leave nothing behind")
+	inARow      = flag.Int("in-a-row", 10, "how many containers one after the other must leave nothing behind")
+	megabytes   = flag.Int("megabytes", 16, "how much is carried over a network at a time")
 
 	shared *rig.Rig
 )
@@ -66,7 +67,18 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
+	before, err := places().Look()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
 	code := m.Run()
+	if err := before.Gone(); err != nil {
+		fmt.Fprintf(os.Stderr, "e2e: after %d containers: %v\n", serial.Load(), err)
+		code = 1
+	} else {
+		fmt.Printf("e2e: %d containers have left nothing\n", serial.Load())
+	}
 	if code != 0 {
 		tail, _ := shared.LogTail(60)
 		fmt.Fprintf(os.Stderr, "--- the last of containerd's log\n%s\n---\n", tail)

@@ -18,6 +18,7 @@ type usage struct {
 	cpu, periods, throttled uint64 // cpu in microseconds
 	anon, limit             uint64 // bytes
 	pids, pidsLimit         uint64
+	oomKills                uint64
 	network                 []traffic
 }
 
@@ -28,6 +29,10 @@ type traffic struct {
 	RxPackets uint64 `json:"rx_packets"`
 	TxBytes   uint64 `json:"tx_bytes"`
 	TxPackets uint64 `json:"tx_packets"`
+}
+
+type oomKills struct {
+	Count uint64 `json:"oom_kill"`
 }
 
 // metricsOf asks for a task's metrics as ctr shows them.
@@ -50,8 +55,10 @@ func metricsOf(t *testing.T, id string) usage {
 			TotalRSS   uint64          `json:"total_rss"`
 			Usage      json.RawMessage // a number, or an entry with its limit
 		}
-		Pids    struct{ Current, Limit uint64 }
-		Network []traffic
+		Pids             struct{ Current, Limit uint64 }
+		MemoryEvents     oomKills `json:"memory_events"`
+		MemoryOOMControl oomKills `json:"memory_oom_control"`
+		Network          []traffic
 	}
 	text := ctr(t, "task", "metrics", "--format", "json", id).Stdout
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
@@ -64,6 +71,7 @@ func metricsOf(t *testing.T, id string) usage {
 		periods: m.CPU.NrPeriods + m.CPU.Throttling.Periods, throttled: m.CPU.NrThrottled + m.CPU.Throttling.ThrottledPeriods,
 		anon: m.Memory.Anon + m.Memory.TotalRSS, limit: m.Memory.UsageLimit + entry.Limit,
 		pids: m.Pids.Current, pidsLimit: m.Pids.Limit, network: m.Network,
+		oomKills: m.MemoryEvents.Count + m.MemoryOOMControl.Count,
 	}
 }
 

@@ -18,7 +18,10 @@ import (
 )
 
 // webServer is a container's command: it serves some random megabytes, and their checksum.
-var webServer = []string{"sh", "-c", "mkdir /www && cd /www && dd if=/dev/urandom of=big bs=1M count=16 2>/dev/null && sha256sum big > sum && exec httpd -f -p 80 -h /www"}
+func webServer() []string {
+	return []string{"sh", "-c", fmt.Sprintf("mkdir /www && cd /www && dd if=/dev/urandom of=big bs=1M count=%d 2>/dev/null && "+
+		"sha256sum big > sum && exec httpd -f -p 80 -h /www", *megabytes)}
+}
 
 // get is the body of a page that is there at last.
 func get(t *testing.T, url string) []byte {
@@ -49,7 +52,7 @@ func checkBig(t *testing.T, base string) {
 // hostServer serves some random megabytes from the host, and returns where and what sum.
 func hostServer(t *testing.T, address string) (url, sum string) {
 	t.Helper()
-	data := make([]byte, 16<<20)
+	data := make([]byte, *megabytes<<20)
 	_, _ = rand.Read(data)
 	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
 	if err != nil {
@@ -93,7 +96,7 @@ func TestNetworkOfCNI(t *testing.T) {
 	addrA := a.add("eth0", network, portmap, firewall)
 	addrB := b.add("eth0", network, firewall)
 	before := a.traces()
-	server := start(t, a.flags(), webServer...)
+	server := start(t, a.flags(), webServer()...)
 	client := start(t, guestFlags(t, b.flags()...), "sleep", "1000")
 	ipA, gateway := addrA.address(t, false)
 	ip6A, gateway6 := addrA.address(t, true)
@@ -145,7 +148,7 @@ func TestNetworkOfCNI(t *testing.T) {
 		a.del()
 		second := newNetns(t)
 		second.add("eth0", network, portmap, firewall)
-		start(t, second.flags(), webServer...)
+		start(t, second.flags(), webServer()...)
 		checkBig(t, fmt.Sprintf("http://%s:8080", gateway))
 	})
 	t.Run("the guest answers at its address alone", func(t *testing.T) {
@@ -341,7 +344,7 @@ func TestKilledVMLeavesNothingInTheNetworkNamespace(t *testing.T) {
 	before := n.traces()
 	for _, victim := range victims() {
 		t.Run(victim, func(t *testing.T) {
-			b := start(t, n.flags(), webServer...)
+			b := start(t, n.flags(), webServer()...)
 			checkBig(t, "http://"+ip)
 			if n.traces() == before {
 				t.Error("a running VM is not to be seen in its namespace")

@@ -10,7 +10,7 @@ import (
 func TestSegmentsPassInOnePiece(t *testing.T) {
 	n := newNetns(t)
 	own, gateway := n.add("eth0", bridge(t, 1500)).address(t, false)
-	c := start(t, n.flags(), webServer...)
+	c := start(t, n.flags(), webServer()...)
 	// size is a packet's on average, of those that came or went meanwhile.
 	size := func(way string, transfer func()) int {
 		t.Helper()

@@ -16,7 +16,7 @@ func TestQueuesOfAnInterface(t *testing.T) {
 			ns := newNetns(t)
 			own, gateway := ns.add("eth0", bridge(t, 1500)).address(t, false)
 			before := ns.traces()
-			c := start(t, ns.flags("--annotation", "io.husk.vcpus="+vcpus), webServer...)
+			c := start(t, ns.flags("--annotation", "io.husk.vcpus="+vcpus), webServer()...)
 			// A QEMU may have fewer than it was asked for.
 			want := map[string]string{"1\n": "rx-0 tx-0\n", "2\n": "rx-0 rx-1 tx-0 tx-1\n"}[c.exec(t, "nproc")]
 			if got := c.exec(t, "sh", "-c", fmt.Sprintf(queuesOf, "eth0")); got != want {

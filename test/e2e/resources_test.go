@@ -160,6 +160,10 @@ func TestOutOfMemoryInTheGuestIs137AndTold(t *testing.T) {
 	if mark := filepath.Join(shared.StateDir(), "io.containerd.runtime.v2.task/default", id, "oom"); !exists(mark) {
 		t.Errorf("there is no %s", mark)
 	}
+	// As long as it is not deleted. containerd's CRI plugin asks for it.
+	if m := metricsOf(t, id); m.oomKills != 1 || m.cpu == 0 {
+		t.Errorf("afterwards metrics say %d killed, and %d µs of CPU", m.oomKills, m.cpu)
+	}
 }
 
 func TestPidsLimitHolds(t *testing.T) {

@@ -106,47 +106,6 @@ func TestRootOfErofsLayers(t *testing.T) {
 	before.Expect(t)
 }
 
-// onDisk are the flags of a container of a pod whose root is a disk.
-func onDisk(kind, pod string) []string {
-	return []string{
-		"--snapshotter", "blockfile",
-		"--annotation", "io.kubernetes.cri.container-type=" + kind, "--annotation", "io.kubernetes.cri.sandbox-id=" + pod,
-	}
-}
-
-// A pod's containers come with their disks and go with them, one after the other in the same device.
-func TestDisksOfAPodComeAndGo(t *testing.T) {
-	needSnapshotter(t, "blockfile")
-	before := census(t)
-	pod := &background{id: newID(t), done: make(chan struct{})}
-	flags := append(withConfigFlags(t, configuration("spare_disks = 2\n")), onDisk("sandbox", pod.id)...)
-	pod.launch(t, shared.Ctr(t.Context(), rig.RunArgs(pod.id, flags, "sleep", "1000")...))
-	pod.awaitStart(t)
-
-	one := start(t, onDisk("container", pod.id), "sleep", "1000")
-	for round := range 3 {
-		res := ctrRun(t, onDisk("container", pod.id), "sh", "-c",
-			"awk '$2 == \"/\" {print $1, $3}' /proc/mounts; ls /file; echo kept > /file; sync; cat /file; exit 7")
-		if res.Status != 7 || !strings.HasPrefix(res.Stdout, "/dev/vd") || !strings.HasSuffix(res.Stdout, " ext4\nkept\n") {
-			t.Errorf("round %d: %+v", round, res)
-		}
-	}
-	two := start(t, onDisk("container", pod.id), "sleep", "1000")
-	if res := ctrRun(t, onDisk("container", pod.id), "true"); res.Status == 0 || !strings.Contains(res.Stderr, "spare_disks") {
-		t.Errorf("a third disk: %+v", res)
-	}
-	for i, c := range []*background{one, two} {
-		c.exec(t, "sh", "-c", "dd if=/dev/urandom of=/big bs=1M count=4 2>/dev/null; echo "+c.id+" > /id; sync")
-		if got := c.exec(t, "cat", "/id"); got != c.id+"\n" {
-			t.Errorf("container %d reads %q", i, got)
-		}
-	}
-	one.end(t)
-	two.end(t)
-	pod.end(t)
-	before.Expect(t)
-}
-
 // What a container writes is in a file system of the size that is asked for.
 func TestRootOfErofsLayersAndADisk(t *testing.T) {
 	erofsMode(t, "default_size = '32MiB'", "No space left on device\n")

@@ -18,7 +18,7 @@ const vhostDevice = "/dev/vhost-net"
 func startWithVhost(t *testing.T, ns *netns) *background {
 	t.Helper()
 	config := strings.Replace(configuration(""), fmt.Sprintf("vhost_net = %q", *vhostNet), `vhost_net = "auto"`, 1)
-	return start(t, append(ns.flags(guestFlags(t, "--annotation", "io.husk.vcpus=2")...), withConfigFlags(t, config)...), webServer...)
+	return start(t, append(ns.flags(guestFlags(t, "--annotation", "io.husk.vcpus=2")...), withConfigFlags(t, config)...), webServer()...)
 }
 
 // vhostThreads counts the kernel's threads that carry a VMM's packets: processes of the kernel's, or, since Linux 6.4,

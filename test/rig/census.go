@@ -32,28 +32,36 @@ type TB interface {
 	Errorf(string, ...any)
 }
 
-// Take lists every process, mount, cgroup and file that is there now.
+// Take is Look for a test.
 func (c Census) Take(t TB) Found {
 	t.Helper()
-	f, err := c.take()
+	f, err := c.Look()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return f
 }
 
-// Expect waits until nothing is there that was not found, and fails the test when it takes more than half a minute. What
-// was found may go: an earlier container's end may still be under way.
+// Expect fails the test when something is left.
 func (f Found) Expect(t TB) {
 	t.Helper()
+	if err := f.Gone(); err != nil {
+		t.Errorf("%v", err)
+	}
+}
+
+// Gone waits until nothing is there that was not found. It is an error when that takes more than half a minute. What was
+// found may go: an earlier container's end may still be under way.
+func (f Found) Gone() error {
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		left := f.since(t)
-		if len(left) == 0 {
-			return
-		}
-		if time.Now().After(end) {
-			t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
-			return
+		left, err := f.since()
+		switch {
+		case err != nil:
+			return err
+		case len(left) == 0:
+			return nil
+		case time.Now().After(end):
+			return fmt.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 		}
 	}
 }
@@ -61,7 +69,11 @@ func (f Found) Expect(t TB) {
 // Since are the names of a kind that were not found.
 func (f Found) Since(t TB, kind string) (names []string) {
 	t.Helper()
-	for _, entry := range f.since(t) {
+	entries, err := f.since()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
 		if name, ok := strings.CutPrefix(entry, kind+" "); ok {
 			names = append(names, name)
 		}
@@ -69,12 +81,13 @@ func (f Found) Since(t TB, kind string) (names []string) {
 	return names
 }
 
-func (f Found) since(t TB) []string {
-	t.Helper()
-	return slices.DeleteFunc(f.census.Take(t).Entries, func(entry string) bool { return slices.Contains(f.Entries, entry) })
+func (f Found) since() ([]string, error) {
+	now, err := f.census.Look()
+	return slices.DeleteFunc(now.Entries, func(entry string) bool { return slices.Contains(f.Entries, entry) }), err
 }
 
-func (c Census) take() (Found, error) {
+// Look lists every process, mount, cgroup and file that is there now.
+func (c Census) Look() (Found, error) {
 	f := Found{census: c}
 	add := func(kind, name string) { f.Entries = append(f.Entries, kind+" "+name) }
 	for _, program := range c.Programs {

@@ -24,21 +24,8 @@ type (
 	}
 )
 
-func ioctl(fd int, request uintptr, arg uintptr) error {
-	for {
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, arg)
-		switch errno {
-		case 0:
-			return nil
-		case unix.EINTR:
-		default:
-			return errno
-		}
-	}
-}
-
-// ioctlPtr is ioctl with a structure as its argument. T must have the layout of the C structure.
-func ioctlPtr[T any](fd int, request uintptr, p *T) error {
+// ioctl makes a request with a structure as its argument. T must have the layout of the C structure.
+func ioctl[T any](fd int, request uintptr, p *T) error {
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(p)))
 		switch errno {

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/huskvm/husk/vmm/memory"
 )
 
@@ -51,7 +53,7 @@ func (n *Net) Close() error { return n.file.Close() }
 
 // Own starts the kernel's thread, with this process's memory, privileges and cgroup.
 func (n *Net) Own() error {
-	if err := ioctl(n.fd, setOwner, 0); err != nil {
+	if err := unix.IoctlSetInt(n.fd, setOwner, 0); err != nil {
 		return fmt.Errorf("VHOST_SET_OWNER: %w", err)
 	}
 	return nil
@@ -60,14 +62,14 @@ func (n *Net) Own() error {
 // SetUp tells what the driver has negotiated, of which the kernel must have all of need, and where the guest's memory is.
 func (n *Net) SetUp(features, need uint64, mem *memory.Space) error {
 	var offered uint64
-	if err := ioctlPtr(n.fd, getFeatures, &offered); err != nil {
+	if err := ioctl(n.fd, getFeatures, &offered); err != nil {
 		return fmt.Errorf("VHOST_GET_FEATURES: %w", err)
 	}
 	if missing := features & need &^ offered; missing != 0 {
 		return fmt.Errorf("the kernel has no features %#x", missing)
 	}
 	features &= need
-	if err := ioctlPtr(n.fd, setFeatures, &features); err != nil {
+	if err := ioctl(n.fd, setFeatures, &features); err != nil {
 		return fmt.Errorf("VHOST_SET_FEATURES %#x: %w", features, err)
 	}
 	table := memoryTable{}
@@ -78,7 +80,7 @@ func (n *Net) SetUp(features, need uint64, mem *memory.Space) error {
 		table.regions[table.count] = memoryRegion{guest: r.Base, size: uint64(len(r.Bytes)), host: hostAddress(r.Bytes)}
 		table.count++
 	}
-	if err := ioctlPtr(n.fd, setMemTable, &table); err != nil {
+	if err := ioctl(n.fd, setMemTable, &table); err != nil {
 		return fmt.Errorf("VHOST_SET_MEM_TABLE: %w", err)
 	}
 	return nil
@@ -113,9 +115,9 @@ func (n *Net) SetRing(index uint32, r Ring, mem *memory.Space) error {
 		name string
 		do   func() error
 	}{
-		{"VHOST_SET_VRING_NUM", func() error { return ioctlPtr(n.fd, setVringNum, &vringState{index, uint32(r.Size)}) }},
-		{"VHOST_SET_VRING_BASE", func() error { return ioctlPtr(n.fd, setVringBase, &vringState{index, uint32(r.Start)}) }},
-		{"VHOST_SET_VRING_ADDR", func() error { return ioctlPtr(n.fd, setVringAddr, &addr) }},
+		{"VHOST_SET_VRING_NUM", func() error { return ioctl(n.fd, setVringNum, &vringState{index, uint32(r.Size)}) }},
+		{"VHOST_SET_VRING_BASE", func() error { return ioctl(n.fd, setVringBase, &vringState{index, uint32(r.Start)}) }},
+		{"VHOST_SET_VRING_ADDR", func() error { return ioctl(n.fd, setVringAddr, &addr) }},
 		{"VHOST_SET_VRING_ERR", func() error { return n.file32(setVringErr, index, r.Err) }},
 		{"VHOST_SET_VRING_CALL", func() error { return n.file32(setVringCall, index, r.Call) }},
 		{"VHOST_SET_VRING_KICK", func() error { return n.file32(setVringKick, index, r.Kick) }},
@@ -156,5 +158,5 @@ func (n *Net) Release() error {
 }
 
 func (n *Net) file32(request uintptr, index uint32, fd int) error {
-	return ioctlPtr(n.fd, request, &vringFile{index, int32(fd)})
+	return ioctl(n.fd, request, &vringFile{index, int32(fd)})
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 
@@ -112,7 +113,11 @@ func (s *Service) StartProcess(_ context.Context, req *agentv1.StartProcessReque
 
 // WaitProcess answers when the process has ended and its output was handed over.
 func (s *Service) WaitProcess(ctx context.Context, req *agentv1.WaitProcessRequest) (*agentv1.WaitProcessResponse, error) {
-	p, err := s.containers.Process(req.GetContainerId(), req.GetExecId())
+	c, err := s.containers.Get(req.GetContainerId())
+	if err != nil {
+		return nil, translate(err)
+	}
+	p, err := c.Process(req.GetExecId())
 	if err != nil {
 		return nil, translate(err)
 	}
@@ -120,7 +125,13 @@ func (s *Service) WaitProcess(ctx context.Context, req *agentv1.WaitProcessReque
 	if err != nil {
 		return nil, translate(err)
 	}
-	return &agentv1.WaitProcessResponse{Exit: exit}, nil
+	resp := &agentv1.WaitProcessResponse{Exit: exit}
+	if req.GetExecId() == "" {
+		if resp.Stats, err = c.Stats(); err != nil {
+			slog.Warn("the last statistics of a container", "container", c.ID, "error", err)
+		}
+	}
+	return resp, nil
 }
 
 // SignalProcess sends a signal to one process or to all of a container.

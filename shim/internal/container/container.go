@@ -70,8 +70,9 @@ type Container struct {
 
 	mu         sync.Mutex
 	paused     bool
-	initExited bool // nothing can be started any more
-	oom        bool // has been told
+	initExited bool                   // nothing can be started any more
+	oom        bool                   // has been told
+	last       *agentv1.StatsResponse // at the exit; nil before, and when the guest could not tell
 	execs      map[string]*Process
 	active     sync.WaitGroup // execs that are starting or running
 }
@@ -218,8 +219,14 @@ func (c *Container) Update(ctx context.Context, resources []byte) error {
 	return err
 }
 
-// Stats asks the guest for the container's numbers.
+// Stats asks the guest for the container's numbers. Those of its end are remembered.
 func (c *Container) Stats(ctx context.Context) (*agentv1.StatsResponse, error) {
+	c.mu.Lock()
+	last := c.last
+	c.mu.Unlock()
+	if last != nil {
+		return proto.CloneOf(last), nil
+	}
 	if _, err := judge(inspect, c.State()); err != nil {
 		return nil, err
 	}

@@ -283,6 +283,21 @@ func TestVerbsOnAStoppedContainer(t *testing.T) {
 	}
 }
 
+func TestStatisticsOutlastTheContainer(t *testing.T) {
+	r := create(t, stdio.Config{})
+	r.guest.last = &agentv1.StatsResponse{Pids: &agentv1.StatsResponse_PIDs{Limit: 7}}
+	r.start(t, "")
+	r.guest.exit("") <- exited(0)
+	r.wait(t, "")
+	for range 2 {
+		stats, err := r.Stats(t.Context())
+		if err != nil || stats.GetPids().GetLimit() != 7 {
+			t.Fatalf("%v, %v", stats, err)
+		}
+		stats.Pids.Limit = 8 // of the caller's copy
+	}
+}
+
 func TestARunningContainerIsNotDeleted(t *testing.T) {
 	r := create(t, stdio.Config{})
 	r.start(t, "")

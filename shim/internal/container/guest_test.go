@@ -33,6 +33,7 @@ type fakeGuest struct {
 
 	gone        chan struct{} // the VM's end
 	outcome     uint32
+	last        *agentv1.StatsResponse
 	endsAtStart bool
 }
 
@@ -80,7 +81,7 @@ func (g *fakeGuest) StartProcess(_ context.Context, r *agentv1.StartProcessReque
 func (g *fakeGuest) WaitProcess(_ context.Context, r *agentv1.WaitProcessRequest) (*agentv1.WaitProcessResponse, error) {
 	select {
 	case e := <-g.exit(r.ExecId):
-		return &agentv1.WaitProcessResponse{Exit: e}, nil
+		return &agentv1.WaitProcessResponse{Exit: e, Stats: g.last}, nil
 	case <-g.gone:
 		return nil, errdefs.ErrUnavailable
 	}

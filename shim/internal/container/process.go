@@ -274,6 +274,11 @@ func (p *Process) awaitExit() (Exit, time.Duration) {
 	if err != nil {
 		return Exit{Status: c.Guest.Outcome(err), At: time.Now()}, cutTime
 	}
+	if p.id == "" {
+		c.mu.Lock()
+		c.last = r.GetStats()
+		c.mu.Unlock()
+	}
 	exit, drain := Exit{Status: unknownStatus, At: time.Now()}, drainTime
 	if e := r.GetExit(); e != nil {
 		if e.Status != nil {

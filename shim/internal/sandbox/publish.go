@@ -1,11 +1,7 @@
 package sandbox
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -15,7 +11,6 @@ import (
 
 	"github.com/huskvm/husk/proto/datagram"
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
-	"github.com/huskvm/husk/shim/internal/hostnet"
 )
 
 const (
@@ -139,96 +134,6 @@ func (p *publisher) wanted(told *agentv1.NextEventResponse_Listeners) map[port]b
 	return wanted
 }
 
-// publish listens on the host in place of a guest's listener. One at every address of IPv6 is at every one of IPv4 too,
-// unless another is there.
-func (p *publisher) publish(a port, all map[port]bool) ([]io.Closer, error) {
-	ip := a.Addr()
-	everywhere := port{netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()), a.udp}
-	both := ip == netip.IPv6Unspecified() && !all[everywhere]
-	switch {
-	case hostnet.IsUserAddress(ip) && ip.Is4():
-		ip = netip.IPv4Unspecified()
-	case hostnet.IsUserAddress(ip):
-		ip = netip.IPv6Unspecified()
-	case !ip.IsUnspecified() && !ip.IsLoopback():
-		return nil, fmt.Errorf("the host does not have the address %s", ip)
-	}
-	at := netip.AddrPortFrom(ip, a.Port())
-	if a.udp {
-		return p.publishPackets(at, a.AddrPort, both)
-	}
-	l, err := listenAt(at, both)
-	if err != nil {
-		return nil, err
-	}
-	go p.serve(l, a.AddrPort)
-	return []io.Closer{l}, nil
-}
-
-// listenAt listens for connections, perhaps at IPv4's addresses as well.
-func listenAt(at netip.AddrPort, both bool) (*net.TCPListener, error) {
-	network := "tcp6"
-	switch {
-	case both:
-		network = "tcp"
-	case at.Addr().Is4():
-		network = "tcp4"
-	}
-	l, err := net.ListenTCP(network, net.TCPAddrFromAddrPort(at))
-	if err != nil && both { // perhaps the host has no IPv6
-		if four, err := net.ListenTCP("tcp4", &net.TCPAddr{Port: int(at.Port())}); err == nil {
-			return four, nil
-		}
-	}
-	return l, err
-}
-
-// serve takes a listener's connections to where the guest listens.
-func (p *publisher) serve(l *net.TCPListener, a netip.AddrPort) {
-	if a.Addr().IsUnspecified() {
-		a = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), a.Port())
-	}
-	for {
-		conn, err := l.AcceptTCP()
-		if err != nil {
-			return
-		}
-		go p.vm.forward(conn, a)
-	}
-}
-
-// publishPackets makes the host's sockets for one of the guest's that takes datagrams: one of each family, whose answers
-// are to come from the address that was asked.
-func (p *publisher) publishPackets(at, guest netip.AddrPort, both bool) (sockets []io.Closer, err error) {
-	if guest.Addr() == netip.IPv4Unspecified() {
-		guest = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), guest.Port())
-	} else if guest.Addr() == netip.IPv6Unspecified() {
-		guest = netip.AddrPortFrom(netip.IPv6Loopback(), guest.Port())
-	}
-	six, four := at.Addr().Is6(), at.Addr().Is4() || both
-	var errs []error
-	for network, wanted := range map[string]bool{"udp6": six, "udp4": four} {
-		if !wanted {
-			continue
-		}
-		bind := at
-		if network == "udp4" && both {
-			bind = netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port())
-		}
-		socket, err := datagram.Listen(network, bind)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		go p.vm.forwardPackets(socket, guest)
-		sockets = append(sockets, socket)
-	}
-	if len(sockets) > 0 {
-		return sockets, nil // perhaps the host has no IPv6
-	}
-	return nil, errors.Join(errs...)
-}
-
 // close frees the host's ports.
 func (p *publisher) close() error {
 	p.mu.Lock()
@@ -244,24 +149,4 @@ func closeAll(sockets []io.Closer) {
 	for _, s := range sockets {
 		_ = s.Close()
 	}
-}
-
-// forwardPackets takes the datagrams of a socket to where the guest takes them, and back the answers, until the socket is
-// closed.
-func (v *vm) forwardPackets(socket *net.UDPConn, to netip.AddrPort) {
-	stream, err := v.hub.Connect(func(id string) error {
-		ctx, cancel := context.WithTimeout(v.ctx, forwardTime)
-		defer cancel()
-		_, err := v.agent.Forward(ctx, &agentv1.ForwardRequest{
-			Ip: to.Addr().AsSlice(), Port: uint32(to.Port()), Stream: id, Udp: true,
-		})
-		return err
-	})
-	if err != nil {
-		log.L.WithError(err).Debug("forward datagrams")
-		_ = socket.Close()
-		return
-	}
-	defer context.AfterFunc(v.ctx, func() { _ = socket.Close() })()
-	_ = datagram.Gather(socket, stream, packetPeers)
 }

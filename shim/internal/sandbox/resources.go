@@ -116,7 +116,9 @@ func (s *Sandbox) Stats(ctx context.Context, id string) (*agentv1.StatsResponse,
 		s.mu.Lock()
 		v := s.vm
 		s.mu.Unlock()
-		stats.Network = v.countNetwork()
+		if v.ctx.Err() == nil {
+			stats.Network = v.countNetwork()
+		}
 	}
 	return stats, nil
 }

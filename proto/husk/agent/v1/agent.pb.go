@@ -817,6 +817,7 @@ func (x *WaitProcessRequest) GetExecId() string {
 type WaitProcessResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Exit          *Exit                  `protobuf:"bytes,1,opt,name=exit,proto3" json:"exit,omitempty"`
+	Stats         *StatsResponse         `protobuf:"bytes,2,opt,name=stats,proto3" json:"stats,omitempty"` // of a container's first process: what its cgroup has counted to the end
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -854,6 +855,13 @@ func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
 func (x *WaitProcessResponse) GetExit() *Exit {
 	if x != nil {
 		return x.Exit
+	}
+	return nil
+}
+
+func (x *WaitProcessResponse) GetStats() *StatsResponse {
+	if x != nil {
+		return x.Stats
 	}
 	return nil
 }
@@ -3466,9 +3474,10 @@ const file_husk_agent_v1_agent_proto_rawDesc = "" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\"P\n" +
 	"\x12WaitProcessRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
-	"\aexec_id\x18\x02 \x01(\tR\x06execId\">\n" +
+	"\aexec_id\x18\x02 \x01(\tR\x06execId\"r\n" +
 	"\x13WaitProcessResponse\x12'\n" +
-	"\x04exit\x18\x01 \x01(\v2\x13.husk.agent.v1.ExitR\x04exit\"]\n" +
+	"\x04exit\x18\x01 \x01(\v2\x13.husk.agent.v1.ExitR\x04exit\x122\n" +
+	"\x05stats\x18\x02 \x01(\v2\x1c.husk.agent.v1.StatsResponseR\x05stats\"]\n" +
 	"\x04Exit\x12\x1b\n" +
 	"\x06status\x18\x01 \x01(\rH\x00R\x06status\x88\x01\x01\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x1d\n" +
@@ -3756,70 +3765,71 @@ var file_husk_agent_v1_agent_proto_depIdxs = []int32{
 	3,  // 3: husk.agent.v1.CreateContainerRequest.stdio:type_name -> husk.agent.v1.Stdio
 	3,  // 4: husk.agent.v1.ExecProcessRequest.stdio:type_name -> husk.agent.v1.Stdio
 	14, // 5: husk.agent.v1.WaitProcessResponse.exit:type_name -> husk.agent.v1.Exit
-	14, // 6: husk.agent.v1.DeleteProcessResponse.exit:type_name -> husk.agent.v1.Exit
-	50, // 7: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
-	51, // 8: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
-	52, // 9: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
-	53, // 10: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
-	54, // 11: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
-	55, // 12: husk.agent.v1.StatsResponse.network:type_name -> husk.agent.v1.StatsResponse.Network
-	60, // 13: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
-	58, // 14: husk.agent.v1.NextEventResponse.listeners:type_name -> husk.agent.v1.NextEventResponse.Listeners
-	41, // 15: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
-	42, // 16: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
-	43, // 17: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
-	35, // 18: husk.agent.v1.ConfigureNetworkRequest.gone:type_name -> husk.agent.v1.ConfigureNetworkRequest
-	61, // 19: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
-	56, // 20: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
-	57, // 21: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
-	59, // 22: husk.agent.v1.NextEventResponse.Listeners.listeners:type_name -> husk.agent.v1.NextEventResponse.Listener
-	0,  // 23: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
-	6,  // 24: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
-	8,  // 25: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
-	10, // 26: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
-	12, // 27: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
-	15, // 28: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
-	17, // 29: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
-	19, // 30: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
-	21, // 31: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
-	23, // 32: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
-	25, // 33: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
-	27, // 34: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
-	29, // 35: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
-	31, // 36: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
-	33, // 37: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
-	35, // 38: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
-	37, // 39: husk.agent.v1.Agent.Forward:input_type -> husk.agent.v1.ForwardRequest
-	39, // 40: husk.agent.v1.Agent.RelayNames:input_type -> husk.agent.v1.RelayNamesRequest
-	44, // 41: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
-	46, // 42: husk.agent.v1.Agent.DropCaches:input_type -> husk.agent.v1.DropCachesRequest
-	48, // 43: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
-	1,  // 44: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
-	7,  // 45: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
-	9,  // 46: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
-	11, // 47: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
-	13, // 48: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
-	16, // 49: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
-	18, // 50: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
-	20, // 51: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
-	22, // 52: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
-	24, // 53: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
-	26, // 54: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
-	28, // 55: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
-	30, // 56: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
-	32, // 57: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
-	34, // 58: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
-	36, // 59: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
-	38, // 60: husk.agent.v1.Agent.Forward:output_type -> husk.agent.v1.ForwardResponse
-	40, // 61: husk.agent.v1.Agent.RelayNames:output_type -> husk.agent.v1.RelayNamesResponse
-	45, // 62: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
-	47, // 63: husk.agent.v1.Agent.DropCaches:output_type -> husk.agent.v1.DropCachesResponse
-	49, // 64: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
-	44, // [44:65] is the sub-list for method output_type
-	23, // [23:44] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	32, // 6: husk.agent.v1.WaitProcessResponse.stats:type_name -> husk.agent.v1.StatsResponse
+	14, // 7: husk.agent.v1.DeleteProcessResponse.exit:type_name -> husk.agent.v1.Exit
+	50, // 8: husk.agent.v1.PidsResponse.processes:type_name -> husk.agent.v1.PidsResponse.Process
+	51, // 9: husk.agent.v1.StatsResponse.cpu:type_name -> husk.agent.v1.StatsResponse.CPU
+	52, // 10: husk.agent.v1.StatsResponse.memory:type_name -> husk.agent.v1.StatsResponse.Memory
+	53, // 11: husk.agent.v1.StatsResponse.pids:type_name -> husk.agent.v1.StatsResponse.PIDs
+	54, // 12: husk.agent.v1.StatsResponse.io:type_name -> husk.agent.v1.StatsResponse.IO
+	55, // 13: husk.agent.v1.StatsResponse.network:type_name -> husk.agent.v1.StatsResponse.Network
+	60, // 14: husk.agent.v1.NextEventResponse.oom:type_name -> husk.agent.v1.NextEventResponse.OOM
+	58, // 15: husk.agent.v1.NextEventResponse.listeners:type_name -> husk.agent.v1.NextEventResponse.Listeners
+	41, // 16: husk.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
+	42, // 17: husk.agent.v1.ConfigureNetworkRequest.routes:type_name -> husk.agent.v1.Route
+	43, // 18: husk.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> husk.agent.v1.Neighbour
+	35, // 19: husk.agent.v1.ConfigureNetworkRequest.gone:type_name -> husk.agent.v1.ConfigureNetworkRequest
+	61, // 20: husk.agent.v1.Interface.addresses:type_name -> husk.agent.v1.Interface.Prefix
+	56, // 21: husk.agent.v1.StatsResponse.Memory.stat:type_name -> husk.agent.v1.StatsResponse.Memory.StatEntry
+	57, // 22: husk.agent.v1.StatsResponse.Memory.events:type_name -> husk.agent.v1.StatsResponse.Memory.EventsEntry
+	59, // 23: husk.agent.v1.NextEventResponse.Listeners.listeners:type_name -> husk.agent.v1.NextEventResponse.Listener
+	0,  // 24: husk.agent.v1.Agent.Handshake:input_type -> husk.agent.v1.HandshakeRequest
+	6,  // 25: husk.agent.v1.Agent.CreateContainer:input_type -> husk.agent.v1.CreateContainerRequest
+	8,  // 26: husk.agent.v1.Agent.ExecProcess:input_type -> husk.agent.v1.ExecProcessRequest
+	10, // 27: husk.agent.v1.Agent.StartProcess:input_type -> husk.agent.v1.StartProcessRequest
+	12, // 28: husk.agent.v1.Agent.WaitProcess:input_type -> husk.agent.v1.WaitProcessRequest
+	15, // 29: husk.agent.v1.Agent.SignalProcess:input_type -> husk.agent.v1.SignalProcessRequest
+	17, // 30: husk.agent.v1.Agent.ResizePty:input_type -> husk.agent.v1.ResizePtyRequest
+	19, // 31: husk.agent.v1.Agent.CloseStdin:input_type -> husk.agent.v1.CloseStdinRequest
+	21, // 32: husk.agent.v1.Agent.DeleteProcess:input_type -> husk.agent.v1.DeleteProcessRequest
+	23, // 33: husk.agent.v1.Agent.Pids:input_type -> husk.agent.v1.PidsRequest
+	25, // 34: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
+	27, // 35: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
+	29, // 36: husk.agent.v1.Agent.UpdateContainer:input_type -> husk.agent.v1.UpdateContainerRequest
+	31, // 37: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
+	33, // 38: husk.agent.v1.Agent.NextEvent:input_type -> husk.agent.v1.NextEventRequest
+	35, // 39: husk.agent.v1.Agent.ConfigureNetwork:input_type -> husk.agent.v1.ConfigureNetworkRequest
+	37, // 40: husk.agent.v1.Agent.Forward:input_type -> husk.agent.v1.ForwardRequest
+	39, // 41: husk.agent.v1.Agent.RelayNames:input_type -> husk.agent.v1.RelayNamesRequest
+	44, // 42: husk.agent.v1.Agent.SyncClock:input_type -> husk.agent.v1.SyncClockRequest
+	46, // 43: husk.agent.v1.Agent.DropCaches:input_type -> husk.agent.v1.DropCachesRequest
+	48, // 44: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
+	1,  // 45: husk.agent.v1.Agent.Handshake:output_type -> husk.agent.v1.HandshakeResponse
+	7,  // 46: husk.agent.v1.Agent.CreateContainer:output_type -> husk.agent.v1.CreateContainerResponse
+	9,  // 47: husk.agent.v1.Agent.ExecProcess:output_type -> husk.agent.v1.ExecProcessResponse
+	11, // 48: husk.agent.v1.Agent.StartProcess:output_type -> husk.agent.v1.StartProcessResponse
+	13, // 49: husk.agent.v1.Agent.WaitProcess:output_type -> husk.agent.v1.WaitProcessResponse
+	16, // 50: husk.agent.v1.Agent.SignalProcess:output_type -> husk.agent.v1.SignalProcessResponse
+	18, // 51: husk.agent.v1.Agent.ResizePty:output_type -> husk.agent.v1.ResizePtyResponse
+	20, // 52: husk.agent.v1.Agent.CloseStdin:output_type -> husk.agent.v1.CloseStdinResponse
+	22, // 53: husk.agent.v1.Agent.DeleteProcess:output_type -> husk.agent.v1.DeleteProcessResponse
+	24, // 54: husk.agent.v1.Agent.Pids:output_type -> husk.agent.v1.PidsResponse
+	26, // 55: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
+	28, // 56: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
+	30, // 57: husk.agent.v1.Agent.UpdateContainer:output_type -> husk.agent.v1.UpdateContainerResponse
+	32, // 58: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
+	34, // 59: husk.agent.v1.Agent.NextEvent:output_type -> husk.agent.v1.NextEventResponse
+	36, // 60: husk.agent.v1.Agent.ConfigureNetwork:output_type -> husk.agent.v1.ConfigureNetworkResponse
+	38, // 61: husk.agent.v1.Agent.Forward:output_type -> husk.agent.v1.ForwardResponse
+	40, // 62: husk.agent.v1.Agent.RelayNames:output_type -> husk.agent.v1.RelayNamesResponse
+	45, // 63: husk.agent.v1.Agent.SyncClock:output_type -> husk.agent.v1.SyncClockResponse
+	47, // 64: husk.agent.v1.Agent.DropCaches:output_type -> husk.agent.v1.DropCachesResponse
+	49, // 65: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
+	45, // [45:66] is the sub-list for method output_type
+	24, // [24:45] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_husk_agent_v1_agent_proto_init() }
