@@ -69,6 +69,14 @@ func named(t *testing.T) (flags []string, ending string) {
 	if *driver == "systemd" {
 		return []string{"--cgroup", "system.slice:husk:" + id}, "/system.slice/husk-" + id + ".scope"
 	}
+	t.Cleanup(func() { // the parent is the engine's
+		for _, pattern := range []string{"/sys/fs/cgroup/husk-e2e", "/sys/fs/cgroup/*/husk-e2e"} {
+			parents, _ := filepath.Glob(pattern)
+			for _, parent := range parents {
+				_ = os.Remove(parent)
+			}
+		}
+	})
 	return []string{"--cgroup", "/husk-e2e/" + id}, "/husk-e2e/" + id
 }
 

@@ -34,6 +34,9 @@ type Guest interface {
 	// Outcome waits until the VM is gone and returns the exit status that this gives its processes. It ends a
 	// VM that does not go by itself, as its agent was found to be of no use: cause says how.
 	Outcome(cause error) uint32
+	// Insist follows a SIGKILL to a container's first process: it ends a VM in which that does not end it. It returns
+	// once done is closed, or the VM has ended.
+	Insist(containerID string, done <-chan struct{})
 }
 
 // Sink takes events, in order, without blocking.
@@ -55,6 +58,7 @@ type Params struct {
 	Session   *stdio.Session // of Stdio; the container closes it
 	PID       uint32         // on the host, to stand for the container's processes
 	MustExist bool           // a missing executable is an error
+	EndsVM    bool           // the VM ends with it, so that nothing of it can stay in the guest
 
 	Guest  Guest
 	Sink   Sink
@@ -102,6 +106,9 @@ func Create(ctx context.Context, p Params) (*Container, error) {
 	})
 	if err != nil {
 		p.Session.Close()
+		if !p.EndsVM { // who gave up may have been too late for the guest
+			err = errors.Join(err, c.deleteInGuest(ctx, "", killTime))
+		}
 		return nil, err
 	}
 	p.Sink.Publish(&events.TaskCreate{
@@ -252,12 +259,14 @@ func (c *Container) OOM() {
 // killTime bounds the wait for a container that was killed because it is deleted before it was started.
 const killTime = 10 * time.Second
 
-// Delete forgets a container that has exited, or was never started, in the guest. Told tells of it.
+// Delete forgets a container that has exited, or was never started, in the guest. Told tells of it. On error it is there
+// as before.
 func (c *Container) Delete(ctx context.Context) (Exit, error) {
-	if _, err := judge(remove, c.State()); err != nil {
+	state := c.State()
+	if _, err := judge(remove, state); err != nil {
 		return Exit{}, err
 	}
-	if c.State() == Created {
+	if state == Created {
 		err := c.init.Kill(ctx, uint32(unix.SIGKILL), true)
 		if err != nil && !errdefs.IsNotFound(err) {
 			log.L.WithError(err).WithField("id", c.ID).Warn("kill a container that was never started")
@@ -267,20 +276,37 @@ func (c *Container) Delete(ctx context.Context) (Exit, error) {
 		case <-time.After(killTime):
 			c.init.finish(Exit{Status: 128 + uint32(unix.SIGKILL), At: time.Now()})
 		}
+	} else if err := c.init.told(ctx); err != nil {
+		return Exit{}, err
 	}
-	_, err := c.Guest.DeleteProcess(ctx, &agentv1.DeleteProcessRequest{ContainerId: c.ID})
-	if err != nil && !errdefs.IsNotFound(err) && !errors.Is(err, errdefs.ErrUnavailable) {
-		log.L.WithError(err).WithField("id", c.ID).Warn("delete container in the guest")
+	if err := c.deleteInGuest(ctx, "", deleteTime); err != nil {
+		return Exit{}, err
 	}
 	c.mu.Lock()
 	execs := c.execs
 	c.execs = make(map[string]*Process)
 	c.mu.Unlock()
 	for _, p := range execs {
+		p.abandon()
 		p.close()
 	}
 	c.init.close()
 	return c.init.Exit(), nil
+}
+
+// deleteTime is what the guest may take to write back what a container has changed, and to unmount it.
+const deleteTime = time.Minute
+
+// deleteInGuest has the guest forget a process; with an empty id the container. That goes on when the caller gives up: what
+// the guest still uses is not to be taken from it.
+func (c *Container) deleteInGuest(ctx context.Context, execID string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	defer cancel()
+	_, err := c.Guest.DeleteProcess(ctx, &agentv1.DeleteProcessRequest{ContainerId: c.ID, ExecId: execID})
+	if err == nil || c.EndsVM || errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {
+		return nil
+	}
+	return fmt.Errorf("delete in the guest: %w", err)
 }
 
 // Told tells that the container was deleted.
@@ -297,19 +323,25 @@ func (c *Container) DeleteExec(ctx context.Context, id string) (Exit, error) {
 	if err != nil {
 		return Exit{}, err
 	}
+	if err := p.settled(ctx); err != nil {
+		return Exit{}, err
+	}
 	state := p.State()
 	if _, err := judge(remove, state); err != nil {
 		return Exit{}, err
 	}
 	if state == Stopped {
-		_, err := c.Guest.DeleteProcess(ctx, &agentv1.DeleteProcessRequest{ContainerId: c.ID, ExecId: id})
-		if err != nil && !errdefs.IsNotFound(err) && !errors.Is(err, errdefs.ErrUnavailable) {
-			log.L.WithError(err).WithField("id", c.ID).WithField("exec", id).Warn("delete process in the guest")
+		if err := p.told(ctx); err != nil {
+			return Exit{}, err
+		}
+		if err := c.deleteInGuest(ctx, id, deleteTime); err != nil {
+			return Exit{}, err
 		}
 	}
 	c.mu.Lock()
 	delete(c.execs, id)
 	c.mu.Unlock()
+	p.abandon()
 	p.close()
 	return p.Exit(), nil
 }

@@ -115,6 +115,11 @@ func (g *fakeGuest) Resume(context.Context, *agentv1.ResumeRequest) (*agentv1.Re
 	return &agentv1.ResumeResponse{}, g.called("Resume")
 }
 
+func (g *fakeGuest) Insist(id string, done <-chan struct{}) {
+	_ = g.called("Insist %s", id)
+	<-done
+}
+
 func (g *fakeGuest) Outcome(error) uint32 {
 	<-g.gone
 	return g.outcome

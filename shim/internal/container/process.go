@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/api/events"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
@@ -31,7 +32,9 @@ type Process struct {
 	id        string // of the exec; empty for the first
 	streams   stdio.Config
 	spec      []byte        // of an exec, for the guest
-	done      chan struct{} // closed once it is Stopped
+	done      chan struct{} // closed once it is Stopped and that was told
+	abandoned chan struct{} // closed when one that was never started is deleted
+	known     chan struct{} // closed when the guest has said how it ended, or has itself
 
 	mu       sync.Mutex
 	state    State
@@ -39,12 +42,16 @@ type Process struct {
 	exit     Exit
 	session  *stdio.Session
 	stdinEnd bool   // CloseStdin came
+	insisted bool   // the guest is watched after SIGKILL
 	width    uint32 // of the terminal; 0 leaves the guest's default
 	height   uint32
 }
 
 func newProcess(c *Container, id string, streams stdio.Config) *Process {
-	return &Process{container: c, id: id, streams: streams, done: make(chan struct{})}
+	return &Process{
+		container: c, id: id, streams: streams,
+		done: make(chan struct{}), abandoned: make(chan struct{}), known: make(chan struct{}),
+	}
 }
 
 // ID is the process's name in events: the exec's id, or the container's.
@@ -79,7 +86,8 @@ func (p *Process) Exit() Exit {
 // Stdio is what containerd asked for.
 func (p *Process) Stdio() stdio.Config { return p.streams }
 
-// Wait returns when the process is Stopped; at once when it already is.
+// Wait returns when the process is Stopped; at once when it already is. Of one that is deleted before it was started it
+// does not know a status.
 func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	select {
 	case <-p.done:
@@ -89,8 +97,49 @@ func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	select {
 	case <-p.done:
 		return p.Exit(), nil
+	case <-p.abandoned:
+		return Exit{Status: unknownStatus, At: time.Now()}, nil
 	case <-ctx.Done():
 		return Exit{}, ctx.Err()
+	}
+}
+
+// told waits until the exit of a Stopped process was told.
+func (p *Process) told(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// settled waits until no start is under way.
+func (p *Process) settled(ctx context.Context) error {
+	p.mu.Lock()
+	starting := p.starting
+	p.mu.Unlock()
+	if starting == nil {
+		return nil
+	}
+	select {
+	case <-starting:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// abandon lets those go who wait for a process that was never started, and is forgotten.
+func (p *Process) abandon() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.abandoned:
+	default:
+		if p.state == Created {
+			close(p.abandoned)
+		}
 	}
 }
 
@@ -205,7 +254,7 @@ func (p *Process) startExec(ctx context.Context) error {
 	})
 	if err != nil {
 		if created {
-			_, _ = c.Guest.DeleteProcess(context.WithoutCancel(ctx), &agentv1.DeleteProcessRequest{ContainerId: c.ID, ExecId: p.id})
+			_ = c.deleteInGuest(ctx, p.id, killTime)
 		}
 		if p.ownState() == Created {
 			p.close()
@@ -225,6 +274,7 @@ func (p *Process) startExec(ctx context.Context) error {
 func (p *Process) watch() {
 	c := p.container
 	exit, drain := p.awaitExit()
+	close(p.known)
 	if p.id == "" {
 		c.mu.Lock()
 		c.initExited = true
@@ -306,7 +356,10 @@ func waitFor(group *sync.WaitGroup, timeout time.Duration) {
 	}
 }
 
-// Kill sends a signal to the process, or to all of the container's.
+// signalTime is what the guest may take to send a signal before its caller hears that it will be seen to.
+const signalTime = 10 * time.Second
+
+// Kill sends a signal to the process, or to all of the container's. SIGKILL ends a container whatever the guest does.
 func (p *Process) Kill(ctx context.Context, signal uint32, all bool) error {
 	if _, err := judge(kill, p.State()); err != nil {
 		return err
@@ -314,10 +367,37 @@ func (p *Process) Kill(ctx context.Context, signal uint32, all bool) error {
 	if p.id != "" && p.ownState() == Created {
 		return fmt.Errorf("process %s is not started: %w", p.id, errdefs.ErrFailedPrecondition)
 	}
-	_, err := p.container.Guest.SignalProcess(ctx, &agentv1.SignalProcessRequest{
-		ContainerId: p.container.ID, ExecId: p.id, Signal: signal, All: all,
-	})
+	insists := p.id == "" && signal == uint32(unix.SIGKILL)
+	request := &agentv1.SignalProcessRequest{ContainerId: p.container.ID, ExecId: p.id, Signal: signal, All: all}
+	if !insists {
+		_, err := p.container.Guest.SignalProcess(ctx, request)
+		return err
+	}
+	p.insist()
+	bound, cancel := context.WithTimeout(ctx, signalTime)
+	defer cancel()
+	_, err := p.container.Guest.SignalProcess(bound, request)
+	if err != nil && bound.Err() != nil && ctx.Err() == nil {
+		log.L.WithError(err).WithField("id", p.container.ID).Warn("the guest does not answer to SIGKILL")
+		return nil
+	}
 	return err
+}
+
+// insist sees to it that SIGKILL is heeded.
+func (p *Process) insist() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.insisted {
+		return
+	}
+	p.insisted = true
+	go func() {
+		p.container.Guest.Insist(p.container.ID, p.known)
+		p.mu.Lock()
+		p.insisted = false
+		p.mu.Unlock()
+	}()
 }
 
 // Resize sets the size of the process's terminal; before the start it is remembered.

@@ -54,6 +54,12 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	if err := v.listen(); err != nil {
 		return err
 	}
+	// What is looked for after this process was killed is written down before it is there.
+	s.mu.Lock()
+	s.state.Cgroup = spec.Linux.CgroupsPath
+	s.state.NetNS, _ = bundle.NetworkNamespace(spec)
+	s.save()
+	s.mu.Unlock()
 	// The VMM starts up while the root is mounted.
 	spawned := make(chan error, 1)
 	go func() {
@@ -83,9 +89,8 @@ func (s *Sandbox) createFirst(ctx context.Context, r Request, spec *specs.Spec) 
 	}
 	s.mu.Lock()
 	s.vm, s.config, s.size, s.gone = v, plan.config, plan.size, make(chan struct{})
-	s.state.VCPUs, s.state.Memory, s.state.Cgroup = plan.size.VCPUs, plan.size.Memory, spec.Linux.CgroupsPath
+	s.state.VCPUs, s.state.Memory = plan.size.VCPUs, plan.size.Memory
 	s.state.VMM, _ = rundir.Identify(v.machine.PID())
-	s.state.NetNS, _ = bundle.NetworkNamespace(spec)
 	s.state.Started = time.Now()
 	s.save()
 	s.mu.Unlock()
@@ -263,7 +268,8 @@ func (s *Sandbox) createContainer(ctx context.Context, v *vm, r Request, m *memb
 		Stdio: r.Stdio, Session: m.session,
 		PID:       cmp.Or(m.thread, uint32(v.machine.PID())),
 		MustExist: s.config.MissingExecutable == config.MissingExecutableFails,
-		Guest:     guest{v.agent, v},
+		EndsVM:    m.first,
+		Guest:     guest{v.agent, v, m.first},
 		Sink:      s.Sink,
 		Open: func(ctx context.Context, c stdio.Config) (*stdio.Session, error) {
 			return s.openStdio(ctx, v, r.ID, c)

@@ -13,6 +13,7 @@ import (
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	"github.com/huskvm/husk/shim/internal/hostnet"
+	"github.com/huskvm/husk/shim/internal/stdio"
 )
 
 const (
@@ -34,17 +35,14 @@ func (v *vm) forwardPorts() {
 		return
 	}
 	v.listener = listener
-	// The namespace is not to be kept in being by it.
-	stop := make(chan struct{})
-	v.afterwards = append(v.afterwards, func() error {
-		err := listener.Close()
-		<-stop
-		return err
-	})
+	stopped := make(chan struct{})
 	go func() {
-		defer close(stop)
+		defer close(stopped)
 		for {
 			conn, err := listener.AcceptTCP()
+			if stdio.Again(err) {
+				continue
+			}
 			if err != nil {
 				return
 			}
@@ -52,6 +50,12 @@ func (v *vm) forwardPorts() {
 			go v.forward(conn, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
 		}
 	}()
+	// The namespace is not to be kept in being by it.
+	v.onEnd(func() error {
+		err := listener.Close()
+		<-stopped
+		return err
+	})
 }
 
 // forward joins a connection with what listens at an address of the guest. Without any it is reset, which is as near as

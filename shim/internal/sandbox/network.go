@@ -59,7 +59,7 @@ func (v *vm) connectTo(path string, queues int, spares hostnet.Spares) (err erro
 	if v.follower, err = hostnet.Follow(path, key, v.network); err != nil {
 		return err
 	}
-	v.afterwards = append(v.afterwards, func() error {
+	v.onEnd(func() error {
 		v.follower.Close()
 		v.following.Wait()
 		return nil

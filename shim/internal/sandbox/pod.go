@@ -74,8 +74,12 @@ func (s *Sandbox) StartPod(ctx context.Context) (err error) {
 	if _, err := s.admit(Request{ID: s.ID, Bundle: p.Bundle}, bundle.Identity{Sandbox: s.ID, Kind: bundle.Pod}); err != nil {
 		return err
 	}
+	defer s.creating.Done()
+	booting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	r := Request{ID: s.ID, Bundle: p.Bundle, ConfigPath: p.ConfigPath, ConfigBody: p.ConfigBody, pause: true}
-	if err := s.createFirst(ctx, r, p.Spec); err != nil {
+	if err := s.createFirst(booting, r, p.Spec); err != nil {
 		s.dismiss(s.ID, true)
 		return err
 	}

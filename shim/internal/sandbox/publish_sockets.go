@@ -13,6 +13,7 @@ import (
 	"github.com/huskvm/husk/proto/datagram"
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	"github.com/huskvm/husk/shim/internal/hostnet"
+	"github.com/huskvm/husk/shim/internal/stdio"
 )
 
 // inGuest is where the guest's socket is to be dialled in there.
@@ -75,6 +76,9 @@ func listenAt(at netip.AddrPort, both bool) (*net.TCPListener, error) {
 func (p *publisher) serve(l *net.TCPListener, a netip.AddrPort) {
 	for {
 		conn, err := l.AcceptTCP()
+		if stdio.Again(err) {
+			continue
+		}
 		if err != nil {
 			return
 		}

@@ -68,6 +68,10 @@ type Sandbox struct {
 	idle  *time.Timer
 	marks marks.List
 
+	life     context.Context // ends when Close begins
+	endLife  context.CancelFunc
+	creating sync.WaitGroup // creates that are under way
+
 	mu         sync.Mutex
 	phase      phase
 	pod        *Pod // that the Sandbox API asked for
@@ -88,6 +92,7 @@ func New(p Params) *Sandbox {
 		p.Launch = launch
 	}
 	s := &Sandbox{Params: p, containers: make(map[string]*member)}
+	s.life, s.endLife = context.WithCancel(context.Background())
 	s.state = rundir.State{Namespace: p.Namespace, ID: p.ID, Unowned: p.Unowned}
 	if self, err := rundir.Identify(os.Getpid()); err == nil {
 		s.state.Shim = self
@@ -144,6 +149,10 @@ func (s *Sandbox) Create(ctx context.Context, r Request) (err error) {
 	if err != nil {
 		return err
 	}
+	defer s.creating.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	defer func() {
 		if err != nil {
 			s.dismiss(r.ID, first)
@@ -156,7 +165,7 @@ func (s *Sandbox) Create(ctx context.Context, r Request) (err error) {
 }
 
 // admit reserves the id, and says whether its container is to boot the VM. The record of it is there from here on:
-// before its hooks run, and before its exit can be.
+// before its hooks run, and before its exit can be. Done is due of s.creating.
 func (s *Sandbox) admit(r Request, identity bundle.Identity) (first bool, err error) {
 	id := r.ID
 	s.mu.Lock()
@@ -181,6 +190,7 @@ func (s *Sandbox) admit(r Request, identity bundle.Identity) (first bool, err er
 	case ended:
 		return false, fmt.Errorf("sandbox %s has ended: %w", s.ID, errdefs.ErrFailedPrecondition)
 	}
+	s.creating.Add(1)
 	s.containers[id] = &member{}
 	s.state.Containers = append(s.state.Containers, rundir.Container{ID: id, Bundle: r.Bundle})
 	s.save()
@@ -196,7 +206,10 @@ func (s *Sandbox) dismiss(id string, first bool) {
 	s.forget(id)
 	s.save()
 	if first {
-		s.phase, s.vm = empty, nil
+		s.vm = nil
+		if s.phase == booting {
+			s.phase = empty
+		}
 	}
 	s.rest()
 }
@@ -349,13 +362,17 @@ func (s *Sandbox) Containers() int {
 	return len(s.containers)
 }
 
-// Close ends the VM, if there is one, and removes everything that is left of the sandbox on the host. The
-// exits of containers that it ends are told first. Nothing may be called after it.
+// Close ends the VM, if there is one, and removes everything that is left of the sandbox on the host. Creates that are under
+// way fail. The exits of containers that it ends are told first. Nothing may be called after it.
 func (s *Sandbox) Close() error {
 	s.mu.Lock()
 	s.idle.Stop()
-	v := s.vm
 	s.phase = ended
+	s.mu.Unlock()
+	s.endLife()
+	s.creating.Wait()
+	s.mu.Lock()
+	v := s.vm
 	var members []*member
 	for _, m := range s.containers {
 		if m.Container != nil {

@@ -25,7 +25,7 @@ func (v *vm) connectUser(vmm string) error {
 	}
 	v.network = n.Network
 	v.ports = newPublisher(v)
-	v.afterwards = append(v.afterwards, v.ports.close)
+	v.onEnd(v.ports.close)
 	defer n.Frames.Close()
 	logFile, err := os.OpenFile(v.dir.Join(rundir.VMMLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -39,7 +39,7 @@ func (v *vm) connectUser(vmm string) error {
 	if err := <-started; err != nil {
 		return fmt.Errorf("start the network in user mode: %w: install husk-net beside husk-vmm, or set host_network = \"none\" in husk's configuration", err)
 	}
-	v.afterwards = append(v.afterwards, h.stop)
+	v.onEnd(h.stop)
 	if err := v.cgroup.AddAlso(h.process.Pid); err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -78,8 +77,7 @@ type vm struct {
 	listener *hostnet.Listener // takes what is dialled in the network namespace; nil when nothing does
 	names    names
 
-	forwards   atomic.Int32   // connections from the host to the guest
-	afterwards []func() error // what is to end with the VM
+	forwards atomic.Int32 // connections from the host to the guest
 
 	rpc   *ttrpc.Client
 	agent agentv1.AgentService // nil until the handshake
@@ -88,6 +86,10 @@ type vm struct {
 	oomKilled atomic.Bool // by the host, for want of memory; valid once ctx has ended
 	tail      sync.Once   // what is to do after the VM is gone
 	tailErr   error
+
+	endings    sync.Mutex
+	afterwards []func() error // what is to end with the VM
+	over       bool           // and has
 
 	mu       sync.Mutex
 	calls    int  // to the agent that will not wait for ever
@@ -182,8 +184,11 @@ func (v *vm) connect(ctx context.Context) (*agentv1.HandshakeResponse, error) {
 		}
 		return nil, fmt.Errorf("wait for the guest's agent: %w%s", context.Cause(ctx), v.consoleTail())
 	}
-	if conn == nil {
-		<-v.ctx.Done()
+	if conn == nil { // the VM has ended, or the host has no descriptors left
+		select {
+		case <-v.ctx.Done():
+		case <-ctx.Done():
+		}
 		return nil, errEarlyEnd
 	}
 	v.rpc = ttrpc.NewClient(conn, ttrpc.WithUnaryClientInterceptor(v.bind))
@@ -301,53 +306,32 @@ func (v *vm) stop(agreed bool) error {
 		if v.rpc != nil {
 			_ = v.rpc.Close()
 		}
-		for _, f := range v.afterwards {
-			v.tailErr = errors.Join(v.tailErr, f())
-		}
-		v.tailErr = errors.Join(v.tailErr, v.disconnectNetwork(), v.cgroup.Remove())
+		v.tailErr = errors.Join(v.endAll(), v.disconnectNetwork(), v.cgroup.Remove())
 	})
 	return v.tailErr
 }
 
-// guest is what the containers see of the VM.
-type guest struct {
-	agentv1.AgentService
-	vm *vm
+// onEnd has f called when the VM has ended; at once when that has been.
+func (v *vm) onEnd(f func() error) {
+	v.endings.Lock()
+	over := v.over
+	if !over {
+		v.afterwards = append(v.afterwards, f)
+	}
+	v.endings.Unlock()
+	if over {
+		_ = f()
+	}
 }
 
-// Outcome implements container.Guest.
-func (g guest) Outcome(cause error) uint32 {
-	v := g.vm
-	select {
-	case <-v.ctx.Done():
-	case <-time.After(goneTime):
-		log.L.WithError(cause).Error("the guest's agent is of no use any more; ending the VM")
-		_ = v.machine.Kill()
-		<-v.ctx.Done()
-		return guestDied
+func (v *vm) endAll() error {
+	v.endings.Lock()
+	all := v.afterwards
+	v.afterwards, v.over = nil, true
+	v.endings.Unlock()
+	var errs []error
+	for _, f := range all {
+		errs = append(errs, f())
 	}
-	return v.outcome()
-}
-
-// Exit statuses of processes that their VM took along.
-const (
-	vmKilled  = 128 + uint32(syscall.SIGKILL)
-	guestDied = 255
-)
-
-// outcome tells a VM that was killed from one that died by itself. The VM must be gone.
-func (v *vm) outcome() uint32 {
-	end := v.machine.Status()
-	switch {
-	case v.stopping.Load(), v.oomKilled.Load(), end.Guest.GetReason() == vmmv1.WaitResponse_REASON_KILLED:
-		return vmKilled
-	case end.Guest != nil:
-		return guestDied
-	case end.Process.Signaled():
-		switch end.Process.Signal() {
-		case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
-			return vmKilled
-		}
-	}
-	return guestDied
+	return errors.Join(errs...)
 }

@@ -73,15 +73,14 @@ func (h *Hub) Close() error {
 func (h *Hub) accept() {
 	defer h.running.Done()
 	for {
+		h.greeting <- struct{}{} // those beyond wait in the socket's queue
 		conn, err := h.listener.AcceptUnix()
 		if err != nil {
+			<-h.greeting
+			if Again(err) {
+				continue
+			}
 			return
-		}
-		select {
-		case h.greeting <- struct{}{}:
-		default:
-			_ = conn.Close()
-			continue
 		}
 		h.mu.Lock()
 		h.greeters[conn] = struct{}{}
@@ -97,6 +96,19 @@ func (h *Hub) accept() {
 			<-h.greeting
 		}()
 	}
+}
+
+// againTime is the pause after a failure to accept that may pass.
+const againTime = 50 * time.Millisecond
+
+// Again says, after a pause, whether to accept connections once more: an error other than the listener's end, such as that
+// there is no descriptor left, is not for ever.
+func Again(err error) bool {
+	if err == nil || errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	time.Sleep(againTime)
+	return true
 }
 
 // greet reads the stream's id and hands the connection over, or closes it.
