@@ -176,6 +176,21 @@ func TestGuestPanicIs255WithTheConsoleInTheLog(t *testing.T) {
 	before.Expect(t)
 }
 
+// Whoever hangs in its guest is ended with it.
+func TestSIGKILLEndsAGuestThatHangs(t *testing.T) {
+	onlyOn(t, "qemu")
+	before := census(t)
+	b := start(t, nil, "sleep", "1000")
+	for _, pid := range pidsOf(t, b.id, qemuName) {
+		_ = syscall.Kill(pid, syscall.SIGSTOP)
+	}
+	ctr(t, "task", "kill", "-s", "SIGKILL", b.id)
+	if res := b.wait(t); res.Status != 137 {
+		t.Errorf("%+v", res)
+	}
+	before.Expect(t)
+}
+
 // Most end by themselves; one in ten each by a kill of one of its processes on the host, and by running out of the
 // guest's memory.
 func TestManyInARowLeaveNothing(t *testing.T) {

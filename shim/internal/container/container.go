@@ -276,7 +276,7 @@ func (c *Container) Delete(ctx context.Context) (Exit, error) {
 		case <-time.After(killTime):
 			c.init.finish(Exit{Status: 128 + uint32(unix.SIGKILL), At: time.Now()})
 		}
-	} else if err := c.init.told(ctx); err != nil {
+	} else if _, err := c.init.Wait(ctx); err != nil { // until its exit is told
 		return Exit{}, err
 	}
 	if err := c.deleteInGuest(ctx, "", deleteTime); err != nil {
@@ -331,7 +331,7 @@ func (c *Container) DeleteExec(ctx context.Context, id string) (Exit, error) {
 		return Exit{}, err
 	}
 	if state == Stopped {
-		if err := p.told(ctx); err != nil {
+		if _, err := p.Wait(ctx); err != nil {
 			return Exit{}, err
 		}
 		if err := c.deleteInGuest(ctx, id, deleteTime); err != nil {

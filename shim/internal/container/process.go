@@ -104,16 +104,6 @@ func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	}
 }
 
-// told waits until the exit of a Stopped process was told.
-func (p *Process) told(ctx context.Context) error {
-	select {
-	case <-p.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // settled waits until no start is under way.
 func (p *Process) settled(ctx context.Context) error {
 	p.mu.Lock()

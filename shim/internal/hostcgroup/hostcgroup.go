@@ -121,7 +121,7 @@ func (c *Cgroup) Add(pid int) error {
 	if c.manager == nil {
 		return nil
 	}
-	if err := c.manager.Apply(pid); err != nil {
+	if err := c.inTime(func() error { return c.manager.Apply(pid) }); err != nil {
 		return fmt.Errorf("put the VMM into cgroup %s: %w%s", c.path, err, c.remedy())
 	}
 	if err := c.AddAlso(pid); err != nil {
@@ -249,13 +249,32 @@ func (c *Cgroup) Remove() error {
 		c.watch.end()
 	}
 	for end := time.Now().Add(leaveTime); ; time.Sleep(20 * time.Millisecond) {
-		err := c.manager.Destroy()
+		err := c.inTime(c.manager.Destroy)
 		if err == nil {
 			return nil
 		}
 		if time.Now().After(end) {
 			return fmt.Errorf("remove cgroup %s: %w", c.path, err)
 		}
+	}
+}
+
+// answerTime is what systemd may take to answer.
+const answerTime = 20 * time.Second
+
+// inTime bounds a call that may wait for systemd, which the library does without a bound. One that comes back later finds
+// nobody.
+func (c *Cgroup) inTime(f func() error) error {
+	if !strings.Contains(c.path, ":") {
+		return f()
+	}
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(answerTime):
+		return fmt.Errorf("systemd does not answer within %s", answerTime)
 	}
 }
 

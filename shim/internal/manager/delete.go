@@ -25,28 +25,33 @@ const evictTime = 4 * time.Second
 // nothing but the names it is called with.
 func (s *Shim) delete() error {
 	response := &taskv3.DeleteResponse{ExitStatus: 128 + uint32(syscall.SIGKILL), ExitedAt: timestamppb.Now()}
-	identity, t := bundle.Identity{Sandbox: s.id}, traces{}
+	identity, t, kept := bundle.Identity{Sandbox: s.id}, traces{}, (*keptExit)(nil)
 	if dir, err := s.bundleDir(); err == nil {
 		if spec, err := bundle.Load(dir); err == nil {
 			identity, t.cgroup = bundle.Identify(s.id, spec.Annotations), spec.Linux.CgroupsPath
 			t.netns, _ = bundle.NetworkNamespace(spec)
 		}
+		kept = takeExit(dir)
 	}
 	dir := s.dir(identity.Sandbox)
-	state, err := dir.Load()
-	if identity.Kind != bundle.Member || !dir.Served() {
-		// For a pod's further container the sandbox stays if it lives.
-		if state, err = evict(dir, t); err != nil {
+	state, _ := dir.Load()
+	// For a pod's further container the sandbox stays if it lives. The pod's other containers may be deleted just now, too.
+	if identity.Kind != bundle.Member || !dir.Served() && kept == nil {
+		cleaned, err := evict(dir, t)
+		if err != nil && (identity.Kind != bundle.Member || !errors.Is(err, rundir.ErrLocked)) {
 			return err
 		}
-	}
-	if err == nil {
-		response.Pid = uint32(state.VMM.PID)
-		for _, c := range state.Containers {
-			if c.ID == s.id && c.Exit != nil {
-				response.ExitStatus, response.ExitedAt = c.Exit.Status, timestamppb.New(c.Exit.At)
-			}
+		if cleaned.ID != "" {
+			state = cleaned
 		}
+	}
+	if kept == nil {
+		kept = exitOf(state, s.id)
+	}
+	if kept != nil {
+		response.Pid, response.ExitStatus, response.ExitedAt = kept.PID, kept.Status, timestamppb.New(kept.At)
+	} else {
+		response.Pid = uint32(state.VMM.PID)
 	}
 	return s.writeMessage(response)
 }
@@ -57,8 +62,9 @@ type traces struct {
 	netns  string // path of the network namespace
 }
 
+// remove leaves the cgroup for the end, for which systemd may have to be waited.
 func (t traces) remove(dir rundir.Dir) error {
-	return errors.Join(hostcgroup.Remove(t.cgroup), hostnet.Disconnect(t.netns, hostnet.KeyOf(string(dir))))
+	return errors.Join(hostnet.Disconnect(t.netns, hostnet.KeyOf(string(dir))), dir.Remove(), hostcgroup.Remove(t.cgroup))
 }
 
 // evict ends whoever serves the sandbox, and cleans up.
@@ -89,7 +95,8 @@ func cleanUp(dir rundir.Dir, t traces) (rundir.State, error) {
 			return state, fmt.Errorf("end the sandbox's VMM: %w", err)
 		}
 	}
-	err = errors.Join(t.remove(dir), dir.Remove())
+	keepExits(state)
+	err = t.remove(dir)
 	for _, c := range state.Containers {
 		// A bundle that is gone has been cleaned up after by its engine. What fails here is nobody's to be told.
 		if spec, err := bundle.Load(c.Bundle); err == nil {

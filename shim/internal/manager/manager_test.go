@@ -290,6 +290,54 @@ func TestDeleteTellsTheStatusThatAKilledShimKnew(t *testing.T) {
 	}
 }
 
+// The engine asks of a pod's containers one after the other, of the sandbox first.
+func TestDeleteTellsTheStatusOfEachOfAPod(t *testing.T) {
+	e := newEngine(t)
+	e.spec(t, map[string]string{"io.kubernetes.cri.container-type": "sandbox", "io.kubernetes.cri.sandbox-id": "pod"})
+	address := e.start(t, "pod")
+	bundles := map[string]string{"pod": e.bundle}
+	statuses := map[string]uint32{"pod": 137, "known": 3, "running": 137}
+	state, err := e.dir("pod").Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	state.Containers = []rundir.Container{{ID: "pod", Bundle: e.bundle}}
+	for _, id := range []string{"known", "running"} {
+		e.bundle = t.TempDir()
+		e.spec(t, map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pod"})
+		bundles[id] = e.bundle
+		state.Containers = append(state.Containers, rundir.Container{ID: id, Bundle: e.bundle})
+	}
+	state.Containers[1].Exit = &rundir.Exit{Status: 3, At: time.Unix(1, 0)}
+	e.kill(t, "pod", address)
+	if err := e.dir("pod").Save(state); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"pod", "known", "running"} {
+		e.bundle = bundles[id]
+		if r := e.delete(t, id); r.ExitStatus != statuses[id] {
+			t.Errorf("%s: status %d, want %d", id, r.ExitStatus, statuses[id])
+		}
+	}
+	e.bundle = bundles["known"]
+	if r := e.delete(t, "known"); r.ExitStatus != 137 {
+		t.Errorf("a status of long ago: %d", r.ExitStatus)
+	}
+	e.left(t, "pod")
+}
+
+func TestAStartThatCantAnswerLeavesNoShim(t *testing.T) {
+	e := newEngine(t)
+	if err := os.Mkdir(filepath.Join(e.bundle, "address"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	status, _, errs := e.call(t, "-namespace", "ns", "-address", "/c.sock", "-publish-binary", "/c", "-id", "c", "start")
+	if status == 0 || !strings.Contains(errs, "write the shim's address") {
+		t.Errorf("%d, %q", status, errs)
+	}
+	e.left(t, "c")
+}
+
 func TestDeleteEndsAShimThatDoesNotAnswer(t *testing.T) {
 	e := newEngine(t)
 	e.start(t, "c")

@@ -68,10 +68,14 @@ func (s *Shim) start() error {
 	if err != nil {
 		return err
 	}
-	if err := s.writeAddress(result.Address); err != nil {
-		return err
+	if err = s.writeAddress(result.Address); err == nil {
+		err = s.answer(params != nil, result)
 	}
-	return s.answer(params != nil, result)
+	if err != nil && identity.Kind != bundle.Member { // nobody will call the shim that was just started
+		_, evictErr := evict(s.dir(s.id), traces{})
+		err = errors.Join(err, evictErr)
+	}
+	return err
 }
 
 // parseParams reads the new protocol's parameters; nil when the input is the old protocol's.

@@ -40,9 +40,11 @@ const (
 
 // Insist implements container.Guest. A pod's further container may be past killing as it would be on the host, waiting for a
 // file system; that does not end the others, unless the agent is silent as well.
-func (g guest) Insist(id string, done <-chan struct{}) {
+func (g guest) Insist(id string, done <-chan struct{}) { g.insist(id, done, insistTime) }
+
+func (g guest) insist(id string, done <-chan struct{}, timeout time.Duration) {
 	v := g.vm
-	ctx, cancel := v.within(v.ctx, insistTime)
+	ctx, cancel := v.within(v.ctx, timeout)
 	defer cancel()
 	select {
 	case <-done:

@@ -312,7 +312,7 @@ func (s *Sandbox) Delete(ctx context.Context, id string) (container.Exit, error)
 			return exit, fmt.Errorf("wait for the VM's end: %w", ctx.Err())
 		}
 	}
-	if err := s.release(ctx, m); err != nil {
+	if err := s.release(context.WithoutCancel(ctx), m); err != nil {
 		log.G(ctx).WithError(err).WithField("id", id).Warn("release what the container used")
 	}
 	s.mu.Lock()
