@@ -38,11 +38,17 @@ func podConfig(t *testing.T) *cri.PodSandboxConfig {
 // newPod runs a pod; edits change its configuration.
 func newPod(t *testing.T, edits ...func(*cri.PodSandboxConfig)) *pod {
 	t.Helper()
+	return newPodOf(t, *handler, edits...)
+}
+
+// newPodOf is newPod by a handler.
+func newPodOf(t *testing.T, handler string, edits ...func(*cri.PodSandboxConfig)) *pod {
+	t.Helper()
 	p := &pod{t: t, config: podConfig(t)}
 	for _, edit := range edits {
 		edit(p.config)
 	}
-	r, err := runtime.RunPodSandbox(testContext(t), &cri.RunPodSandboxRequest{Config: p.config, RuntimeHandler: *handler})
+	r, err := runtime.RunPodSandbox(testContext(t), &cri.RunPodSandboxRequest{Config: p.config, RuntimeHandler: handler})
 	if err != nil {
 		t.Fatalf("run pod: %v", err)
 	}

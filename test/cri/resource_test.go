@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/huskvm/husk/test/pods"
 )
 
 func TestLimitsOfContainers(t *testing.T) {
@@ -60,6 +62,16 @@ func TestLimitsOfContainers(t *testing.T) {
 			t.Errorf("%s is %s: %s", other.config.Metadata.Name, s.State, s.Reason)
 		}
 	}
+}
+
+// containerd's own options of a runtime, and husk's among them.
+func TestOptionsInContainerdsConfiguration(t *testing.T) {
+	if *containerd == "" {
+		t.Skip("containerd 1.6 does not pass them on")
+	}
+	p := newPodOf(t, pods.WithOptions)
+	c := p.start(shell("main", idle))
+	c.expectOutput("less than 192 MiB", "awk '/MemTotal/ {print $2 < 192*1024 ? \"less than 192 MiB\" : $2}' /proc/meminfo")
 }
 
 func TestNetworkStatisticsOfAPod(t *testing.T) {

@@ -20,6 +20,9 @@ import (
 	"github.com/huskvm/husk/test/rig"
 )
 
+// WithOptions is a handler of containerd 2.x whose options are in containerd's own configuration, as runc's often are.
+const WithOptions = "husk-options"
+
 const pauseImage = "husk.test/pause:latest"
 
 // Config is the rig's, and what pods need beside.
@@ -139,7 +142,12 @@ func (c *Config) plugin() (*rig.CRI, error) {
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = [%q]
   conf_dir = %q
-`, pauseImage, cniPlugins, filepath.Join(c.Dir, "cni"))}, nil
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.%s]
+  runtime_type = 'io.containerd.husk.v2'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.%[4]s.options]
+  SystemdCgroup = false
+  default_memory = '192MiB'
+`, pauseImage, cniPlugins, filepath.Join(c.Dir, "cni"), WithOptions)}, nil
 }
 
 // cniPlugins is where the distribution has them.

@@ -68,7 +68,7 @@ func podLimitsOf(annotations map[string]string) (l podLimits) {
 // SizeOf sizes the VM for a container: by the annotations that the configuration allows, else by the
 // container's limits, else by those that CRI tells of its pod, else by the configuration's defaults. A quota of CPU is
 // rounded up to whole vCPUs; to a memory limit comes the reserve for the guest itself, and 1/64 for its page structures.
-// A limit above what the host has makes a VM as large as the host; an annotation of memory above it is an error.
+// A limit or default above what the host has makes a VM as large as the host; an annotation of memory above it is an error.
 func SizeOf(spec *specs.Spec, c *config.Config, host Host) (Size, error) {
 	size := Size{VCPUs: c.DefaultVCPUs, Memory: uint64(c.DefaultMemory)}
 	if quota, period := cpuLimit(spec); quota > 0 && period > 0 {
@@ -79,9 +79,9 @@ func SizeOf(spec *specs.Spec, c *config.Config, host Host) (Size, error) {
 	}
 	if limit := memoryLimit(spec); limit > 0 {
 		size.Memory = withReserve(limit, c)
-		if host.Memory > 0 {
-			size.Memory = min(size.Memory, host.Memory/granule*granule)
-		}
+	}
+	if host.Memory > 0 {
+		size.Memory = min(size.Memory, host.Memory/granule*granule)
 	}
 	if text, ok := spec.Annotations[config.AnnotationVCPUs]; ok {
 		if err := allowed(c, config.AnnotationVCPUs); err != nil {

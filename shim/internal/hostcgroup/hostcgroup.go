@@ -40,7 +40,7 @@ type Limits struct {
 
 // ErrNoSystemd is of a cgroup that is systemd's to make, where there is none.
 var ErrNoSystemd = errors.New("systemd does not run on this host: " +
-	"let the engine use the cgroupfs driver (SystemdCgroup = false in containerd, cgroup_manager = \"cgroupfs\" in CRI-O)")
+	"let the engine use the cgroupfs driver (cgroupDriver of the kubelet, cgroup_manager of CRI-O, native.cgroupdriver of docker)")
 
 // CheckDriver says whether a cgroupsPath has the form that the runtime option SystemdCgroup promises. A path that is not
 // systemd's would escape the slice that systemd keeps the pod in.
@@ -163,7 +163,7 @@ func (c *Cgroup) remedy() string {
 		return ""
 	}
 	return ": husk asks systemd for the scope over D-Bus, as the path's form slice:prefix:name wants it; " +
-		"see that systemd answers (systemctl status), or let the engine use the cgroupfs driver (SystemdCgroup = false)"
+		"see that systemd answers (systemctl status), or let the engine use the cgroupfs driver"
 }
 
 // Update replaces the limits that are not zero.

@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/huskvm/husk/shim/internal/config"
 )
 
 // runtimeOptions are what husk takes from a runtime's options.
@@ -32,7 +34,8 @@ func readOptions(a *anypb.Any) (runtimeOptions, error) {
 		if err := proto.Unmarshal(a.Value, o); err != nil {
 			return runtimeOptions{}, fmt.Errorf("parse runtime options of type %s: %w: %w", a.TypeUrl, err, errdefs.ErrInvalidArgument)
 		}
-		return runtimeOptions{path: o.ConfigPath, body: o.ConfigBody}, nil
+		body, engine := config.FromEngine(o.ConfigBody)
+		return runtimeOptions{path: o.ConfigPath, body: body, systemd: engine.SystemdCgroup, shimCgroup: engine.ShimCgroup}, nil
 	case strings.HasSuffix(name, "runc.v1.Options"):
 		o := new(options.Options)
 		if err := proto.Unmarshal(a.Value, o); err != nil {

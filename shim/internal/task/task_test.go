@@ -51,6 +51,21 @@ func TestRuntimeOptions(t *testing.T) {
 	}
 }
 
+// As containerd's CRI plugin passes the table of a runtime that it does not know.
+func TestRuntimeOptionsInTheEnginesTable(t *testing.T) {
+	body := "SystemdCgroup = true\nShimCgroup = '/shims'\nTypeUrl = 'x'\ndefault_memory = '1GiB'\n"
+	got, err := readOptions(anyOf(t, &runtimeoptions.Options{ConfigBody: []byte(body)}, "runtimeoptions.v1.Options"))
+	if err != nil || !got.systemd || got.shimCgroup != "/shims" || strings.TrimSpace(string(got.body)) != "default_memory = '1GiB'" {
+		t.Errorf("%+v, %v; the rest is %q", got, err, got.body)
+	}
+	for _, body := range []string{"", "# nothing\nvmm = 'kvm'", "no TOML", "SystemdCgroup = 'yes'"} {
+		got, err := readOptions(anyOf(t, &runtimeoptions.Options{ConfigBody: []byte(body)}, "runtimeoptions.v1.Options"))
+		if err != nil || got.systemd || string(got.body) != body {
+			t.Errorf("%q: %+v, %v", body, got, err)
+		}
+	}
+}
+
 func TestUnknownRuntimeOptionsAreNamed(t *testing.T) {
 	for _, a := range []*anypb.Any{{TypeUrl: "kata.v1.Options"}, {TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xff}}} {
 		_, err := readOptions(a)
