@@ -24,9 +24,13 @@ import (
 	"github.com/huskvm/husk/vmm/jail"
 	"github.com/huskvm/husk/vmm/machine"
 	"github.com/huskvm/husk/vmm/marks"
+	"github.com/huskvm/husk/vmm/quota"
 	"github.com/huskvm/husk/vmm/vcpu"
 	"github.com/huskvm/husk/vmm/virtio/vsock"
 )
+
+// consoleSize is what is kept of the guest's console, from the beginning, where it is wanted live.
+const consoleSize = 16 << 20
 
 // Server is the API's service. It lives as long as its process.
 type Server struct {
@@ -146,7 +150,7 @@ func (s *Server) config(r *vmmv1.BootRequest) (cfg machine.Config, workdir *os.F
 		cfg.NICs = append(cfg.NICs, n)
 	}
 	if f := take(r.GetConsole().GetOutput()); f != nil {
-		cfg.Console = f
+		cfg.Console = quota.NewWriter(f, consoleSize, "\nthe console's log is full: nothing more is written to it\n")
 	}
 	return cfg, workdir, err
 }

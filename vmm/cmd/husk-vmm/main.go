@@ -12,15 +12,20 @@ import (
 
 	"github.com/huskvm/husk/vmm/control"
 	"github.com/huskvm/husk/vmm/marks"
+	"github.com/huskvm/husk/vmm/quota"
 )
 
 var version = "unknown" // set by the linker
+
+// logSize is all that is logged in the VM's life: guests can provoke any number of lines, and the log may be in memory.
+const logSize = 1 << 20
 
 func main() {
 	// What is allocated is little and short-lived: stay small rather than fast at it.
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(32 << 20)
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := slog.New(slog.NewTextHandler(quota.NewWriter(os.Stderr, logSize, "the log is full: nothing more is logged\n"), nil))
+	slog.SetDefault(log) // the devices'
 	list := &marks.List{}
 	list.Add("vmm started")
 	var err error
