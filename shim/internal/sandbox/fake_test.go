@@ -152,8 +152,9 @@ func (f vmmAPI) Info(context.Context, *vmmv1.InfoRequest) (*vmmv1.InfoResponse, 
 	return &vmmv1.InfoResponse{Marks: []*vmmv1.Mark{{Name: "first run", Nanoseconds: 1}}, ConsoleTail: []byte("the console says hello")}, nil
 }
 
-func (f vmmAPI) Pause(context.Context, *vmmv1.PauseRequest) (*vmmv1.PauseResponse, error) {
-	return &vmmv1.PauseResponse{}, f.called("vmm.Pause")
+// Pause is carried out even if its caller does not wait for it.
+func (f vmmAPI) Pause(ctx context.Context, _ *vmmv1.PauseRequest) (*vmmv1.PauseResponse, error) {
+	return &vmmv1.PauseResponse{}, errors.Join(f.called("vmm.Pause"), ctx.Err())
 }
 
 func (f vmmAPI) Resume(context.Context, *vmmv1.ResumeRequest) (*vmmv1.ResumeResponse, error) {

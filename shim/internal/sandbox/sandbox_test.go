@@ -353,6 +353,31 @@ func TestAPausedSandboxSleepsUntilSomebodyCalls(t *testing.T) {
 	}
 }
 
+func TestAVMWhosePauseFailsIsWokenAllTheSame(t *testing.T) {
+	for name, cause := range map[string]error{"its caller is gone": nil, "the VMM says so": errors.New("not now")} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "")
+			r.prepare = func(f *fakeVMM) { f.fail["vmm.Pause"] = cause }
+			r.create(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			v := r.Sandbox.vm
+			v.mu.Lock()
+			err := v.stopVCPUs(ctx)
+			v.mu.Unlock()
+			if (err == nil) != (cause == nil) {
+				t.Errorf("pause: %v", err)
+			}
+			if err := r.Start(t.Context(), "c", ""); err != nil {
+				t.Fatal(err)
+			}
+			if !r.vmm.was("vmm.Pause") || !r.vmm.was("vmm.Resume") {
+				t.Errorf("calls %q", r.vmm.calls)
+			}
+		})
+	}
+}
+
 func TestAGuestCallEndsWithTheVM(t *testing.T) {
 	r := newRig(t, "")
 	r.create(t)

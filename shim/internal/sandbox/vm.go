@@ -51,6 +51,8 @@ const (
 	shutdownTime = 10 * time.Second
 	// goneTime is what a VMM may take to go away after SIGKILL, and a VM after its agent has broken off.
 	goneTime = 5 * time.Second
+	// pauseTime is what a VMM may take to stop its vCPUs.
+	pauseTime = 10 * time.Second
 )
 
 // vm is one VMM process with its guest, from the spawn until it is gone and its cgroup removed.
@@ -93,7 +95,7 @@ type vm struct {
 
 	mu       sync.Mutex
 	calls    int  // to the agent that will not wait for ever
-	sleeping bool // the vCPUs are paused
+	sleeping bool // the vCPUs are paused, or may be
 	drowsy   bool // they will be when the calls that are under way have ended
 }
 
@@ -270,13 +272,15 @@ func (v *vm) sleep(ctx context.Context) error {
 	return v.stopVCPUs(ctx)
 }
 
-// stopVCPUs is called with the lock held.
+// stopVCPUs is called with the lock held. It is not given up with its caller, and what fails may have stopped them all the
+// same: the VM counts as sleeping in any case, as waking one that runs does nothing.
 func (v *vm) stopVCPUs(ctx context.Context) error {
-	v.drowsy = false
+	v.drowsy, v.sleeping = false, true
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseTime)
+	defer cancel()
 	if _, err := v.machine.API().Pause(ctx, &vmmv1.PauseRequest{}); err != nil {
 		return fmt.Errorf("pause the VM: %w", errgrpc.ToNative(err))
 	}
-	v.sleeping = true
 	return nil
 }
 
