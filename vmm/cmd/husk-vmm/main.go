@@ -21,9 +21,9 @@ var version = "unknown" // set by the linker
 const logSize = 1 << 20
 
 func main() {
-	// What is allocated is little and short-lived: stay small rather than fast at it.
+	// What is allocated is little and short-lived: stay small rather than fast at it. There is no limit, as the inodes that
+	// the guest remembers may be many, and the collector would do nothing else once they are beyond it.
 	debug.SetGCPercent(50)
-	debug.SetMemoryLimit(32 << 20)
 	log := slog.New(slog.NewTextHandler(quota.NewWriter(os.Stderr, logSize, "the log is full: nothing more is logged\n"), nil))
 	slog.SetDefault(log) // the devices'
 	list := &marks.List{}
