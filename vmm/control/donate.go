@@ -1,25 +1,57 @@
 package control
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// Donations are descriptors received over a SOCK_SEQPACKET socket, each under its token.
+// maxUnclaimed bounds the descriptors that wait for the request that names them: one for each mount of a container, and those
+// of requests that were given up, which are dropped first.
+const maxUnclaimed = 4096
+
+// Donations are descriptors received over a SOCK_SEQPACKET socket, each under its token. They are received as they come: a
+// socket holds some two hundred, and the client would wait for ever to send more.
 type Donations struct {
-	socket *os.File
+	conn   net.Conn
+	socket syscall.RawConn
+	done   chan struct{} // closed when nothing is received any more
 
 	mu    sync.Mutex
 	files map[uint32]*os.File
+	err   error // what was wrong with a donation
 }
 
 // NewDonations takes the socket over.
-func NewDonations(socket *os.File) *Donations {
-	return &Donations{socket: socket, files: map[uint32]*os.File{}}
+func NewDonations(socket *os.File) (*Donations, error) {
+	conn, err := net.FileConn(socket)
+	_ = socket.Close()
+	if err != nil {
+		return nil, fmt.Errorf("donor socket: %w", err)
+	}
+	raw, err := conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("donor socket: %w", err), conn.Close())
+	}
+	d := &Donations{conn: conn, socket: raw, done: make(chan struct{}), files: map[uint32]*os.File{}}
+	go func() {
+		defer close(d.done)
+		// It ends with the client, and with Close.
+		_ = d.socket.Read(func(fd uintptr) bool {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			return d.receive(int(fd))
+		})
+	}()
+	return d, nil
 }
 
 // Take returns the descriptor of a token, once; the caller owns it. Token 0 is "none" and gives nil. The client
@@ -30,12 +62,15 @@ func (d *Donations) Take(token uint32) (*os.File, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.receive(); err != nil {
-		return nil, err
-	}
 	f, ok := d.files[token]
 	if !ok {
-		return nil, fmt.Errorf("no descriptor was donated under token %d", token)
+		if err := d.socket.Control(func(fd uintptr) { d.receive(int(fd)) }); err != nil {
+			return nil, fmt.Errorf("receive a donated descriptor: %w", err)
+		}
+		f, ok = d.files[token]
+	}
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("no descriptor was donated under token %d", token), d.err)
 	}
 	delete(d.files, token)
 	return f, nil
@@ -43,42 +78,59 @@ func (d *Donations) Take(token uint32) (*os.File, error) {
 
 // Close drops whatever was not taken.
 func (d *Donations) Close() {
+	_ = d.conn.Close()
+	<-d.done
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for token, f := range d.files {
 		_ = f.Close()
 		delete(d.files, token)
 	}
-	_ = d.socket.Close()
 }
 
-// receive takes in everything that is waiting on the socket.
-func (d *Donations) receive() error {
+// receive takes in everything that is waiting on the socket, and says whether that was the last. It is called with the lock
+// held.
+func (d *Donations) receive(fd int) (last bool) {
 	payload, oob := make([]byte, 16), make([]byte, unix.CmsgSpace(4))
 	for {
-		n, oobn, _, _, err := unix.Recvmsg(int(d.socket.Fd()), payload, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		n, oobn, _, _, err := unix.Recvmsg(fd, payload, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 		switch {
 		case err == unix.EAGAIN:
-			return nil
+			return false
 		case err == unix.EINTR:
 			continue
 		case err != nil:
-			return fmt.Errorf("receive a donated descriptor: %w", err)
+			d.err = fmt.Errorf("receive a donated descriptor: %w", err)
+			return true
 		case n == 0:
-			return nil // the client is gone
+			return true // the client is gone
 		}
-		token, err := strconv.ParseUint(string(payload[:n]), 10, 32)
-		if err != nil {
-			return fmt.Errorf("donated descriptor's token: %w", err)
+		if err := d.keep(string(payload[:n]), oob[:oobn]); err != nil {
+			d.err = err
 		}
-		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-		if err != nil || len(messages) != 1 {
-			return fmt.Errorf("donation %d carries no descriptor", token)
-		}
-		fds, err := unix.ParseUnixRights(&messages[0])
-		if err != nil || len(fds) != 1 {
-			return fmt.Errorf("donation %d carries no descriptor", token)
-		}
-		d.files[uint32(token)] = os.NewFile(uintptr(fds[0]), fmt.Sprintf("donation %d", token))
 	}
+}
+
+// keep takes in one descriptor.
+func (d *Donations) keep(name string, oob []byte) error {
+	token, err := strconv.ParseUint(name, 10, 32)
+	if err != nil {
+		return fmt.Errorf("donated descriptor's token: %w", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(messages) != 1 {
+		return fmt.Errorf("donation %d carries no descriptor", token)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return fmt.Errorf("donation %d carries no descriptor", token)
+	}
+	d.files[uint32(token)] = os.NewFile(uintptr(fds[0]), fmt.Sprintf("donation %d", token))
+	if len(d.files) > maxUnclaimed {
+		oldest := slices.Min(slices.Collect(maps.Keys(d.files)))
+		_ = d.files[oldest].Close()
+		delete(d.files, oldest)
+		return fmt.Errorf("donation %d was dropped: %d others wait for a request", oldest, maxUnclaimed)
+	}
+	return nil
 }

@@ -53,7 +53,12 @@ func Serve(control, donor *os.File, list *marks.List, log *slog.Logger) error {
 		return fmt.Errorf("control socket: %w", err)
 	}
 	_ = control.Close()
-	s := &Server{log: log, marks: list, donations: NewDonations(donor), booted: make(chan struct{})}
+	donations, err := NewDonations(donor)
+	if err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	defer donations.Close()
+	s := &Server{log: log, marks: list, donations: donations, booted: make(chan struct{})}
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		return err
