@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	vmmv1 "github.com/huskvm/husk/proto/husk/vmm/v1"
 	"github.com/huskvm/husk/vmm/client"
 	"github.com/huskvm/husk/vmm/marks"
 )
@@ -128,5 +129,39 @@ func TestADescriptorIsTakenOnceAndTheOldestIsDropped(t *testing.T) {
 	}
 	if f, err := d.Take(0); f != nil || err != nil {
 		t.Errorf("no token gives %v, error %v", f, err)
+	}
+}
+
+func TestARefusedRequestLeavesNoDescriptor(t *testing.T) {
+	v, f := start(t), temporary(t)
+	fd := func() uint32 { return donate(t, v, f) }
+	const missing = 1 << 20
+	for name, request := range map[string]func() error{
+		"AddShare before Boot": func() error {
+			_, err := v.API().AddShare(t.Context(), &vmmv1.AddShareRequest{Share: &vmmv1.Share{Name: "a", Fd: fd()}})
+			return err
+		},
+		"AddDisk before Boot": func() error {
+			_, err := v.API().AddDisk(t.Context(), &vmmv1.AddDiskRequest{Disk: &vmmv1.Disk{Serial: "a", Fd: fd()}})
+			return err
+		},
+		"Boot with a file that was not donated": func() error {
+			_, err := v.API().Boot(t.Context(), &vmmv1.BootRequest{
+				Vcpus: 1, MemoryBytes: 64 << 20, Kernel: fd(), Initramfs: missing,
+				Vsock:   &vmmv1.Vsock{GuestCid: 3, Directory: fd()},
+				Shares:  []*vmmv1.Share{{Name: "a", Fd: fd()}},
+				Disks:   []*vmmv1.Disk{{Serial: "a", Fd: fd()}},
+				Nics:    []*vmmv1.NIC{{Taps: []uint32{fd(), fd()}}},
+				Console: &vmmv1.Console{Output: fd()},
+			})
+			return err
+		},
+	} {
+		if err := request(); err == nil {
+			t.Errorf("%s is carried out", name)
+		}
+		if n := open(t, v, f.Name()); n != 0 {
+			t.Errorf("%s leaves %d descriptors", name, n)
+		}
 	}
 }

@@ -12,17 +12,30 @@ import (
 	"github.com/huskvm/husk/vmm/machine"
 )
 
+// give is with, for what takes a donated file over.
+func (s *Server) give(token uint32, do func(*machine.Machine, *os.File) error) error {
+	f, err := s.donations.Take(token)
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	given := false
+	err = s.with(func(m *machine.Machine) error {
+		given = true
+		return do(m, f)
+	})
+	if !given {
+		_ = f.Close()
+	}
+	return err
+}
+
 func shareOf(s *vmmv1.Share, f *os.File) machine.Share {
 	return machine.Share{Name: s.GetName(), File: f, ReadOnly: s.GetReadOnly(), Inline: s.GetInline(), Root: s.GetRoot()}
 }
 
 // AddShare implements the API.
 func (s *Server) AddShare(_ context.Context, r *vmmv1.AddShareRequest) (*vmmv1.AddShareResponse, error) {
-	f, err := s.donations.Take(r.GetShare().GetFd())
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	return &vmmv1.AddShareResponse{}, s.with(func(m *machine.Machine) error {
+	return &vmmv1.AddShareResponse{}, s.give(r.GetShare().GetFd(), func(m *machine.Machine, f *os.File) error {
 		return m.AddShare(shareOf(r.GetShare(), f))
 	})
 }
@@ -38,11 +51,7 @@ func diskOf(d *vmmv1.Disk, f *os.File) machine.Disk {
 
 // AddDisk implements the API.
 func (s *Server) AddDisk(_ context.Context, r *vmmv1.AddDiskRequest) (*vmmv1.AddDiskResponse, error) {
-	f, err := s.donations.Take(r.GetDisk().GetFd())
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	return &vmmv1.AddDiskResponse{}, s.with(func(m *machine.Machine) error {
+	return &vmmv1.AddDiskResponse{}, s.give(r.GetDisk().GetFd(), func(m *machine.Machine, f *os.File) error {
 		err := m.AddDisk(diskOf(r.GetDisk(), f))
 		if errors.Is(err, machine.ErrNoRoom) {
 			return status.Error(codes.ResourceExhausted, err.Error())

@@ -120,13 +120,22 @@ func (s *Server) Boot(_ context.Context, r *vmmv1.BootRequest) (*vmmv1.BootRespo
 	return &vmmv1.BootResponse{Backend: string(choice.Kind), Reason: choice.Reason}, nil
 }
 
-// config takes the request's descriptors. The directory is where the guest's vsock connections go to.
+// config takes the request's descriptors. The directory is where the guest's vsock connections go to. On error all are closed.
 func (s *Server) config(r *vmmv1.BootRequest) (cfg machine.Config, workdir *os.File, err error) {
+	var taken []*os.File
 	take := func(token uint32) *os.File {
 		f, takeErr := s.donations.Take(token)
 		err = errors.Join(err, takeErr)
+		taken = append(taken, f)
 		return f
 	}
+	defer func() {
+		if err != nil {
+			for _, f := range taken {
+				_ = f.Close() // some are nil
+			}
+		}
+	}()
 	cfg = machine.Config{
 		Kernel: take(r.GetKernel()), Initramfs: take(r.GetInitramfs()),
 		VCPUs: int(r.GetVcpus()), Memory: r.GetMemoryBytes(), Cmdline: r.GetCmdline(),
