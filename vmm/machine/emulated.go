@@ -152,8 +152,16 @@ func (e *emulated) start() error {
 	return e.process.Run(context.Background())
 }
 
-func (e *emulated) pause() error  { return e.process.Pause() }
-func (e *emulated) resume() error { return e.process.Resume() }
+func (e *emulated) pause() error  { return ended(e.process.Pause()) }
+func (e *emulated) resume() error { return ended(e.process.Resume()) }
+
+// ended is an error as the built-in VMM would give it.
+func ended(err error) error {
+	if errors.Is(err, qemu.ErrGone) {
+		return fmt.Errorf("%w: %w", vcpu.ErrEnded, err)
+	}
+	return err
+}
 
 func (e *emulated) done() <-chan struct{} { return e.process.Done() }
 

@@ -249,7 +249,7 @@ func TestAPausedGuestSaysNothingAndGoesOn(t *testing.T) {
 	if end := p.End(); end.Reason != Stopped {
 		t.Errorf("ended with %v", end)
 	}
-	if err := p.Pause(); !errors.Is(err, errGone) {
+	if err := p.Pause(); !errors.Is(err, ErrGone) {
 		t.Errorf("a guest that is gone is paused: %v", err)
 	}
 	must(t, p.Kill())

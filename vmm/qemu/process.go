@@ -102,7 +102,7 @@ func (p *Process) start(cfg *Config) error {
 
 // failure ends a QEMU that does not come up. If it ended by itself, its own words tell more than the line's end.
 func (p *Process) failure(err error, backends int) error {
-	if errors.Is(err, errGone) {
+	if errors.Is(err, ErrGone) {
 		select {
 		case <-p.done:
 		case <-time.After(drain):
@@ -166,7 +166,7 @@ func (p *Process) wait(exited <-chan syscall.WaitStatus) (status syscall.WaitSta
 		return status, nil
 	case <-p.qmp.done:
 	}
-	if broken = p.qmp.cause(); errors.Is(broken, errGone) {
+	if broken = p.qmp.cause(); errors.Is(broken, ErrGone) {
 		select {
 		case status = <-exited:
 			return status, nil

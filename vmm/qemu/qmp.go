@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// errGone is of calls to a QEMU that has closed its end.
-var errGone = errors.New("QEMU is gone")
+// ErrGone is of calls to a QEMU that has closed its end.
+var ErrGone = errors.New("QEMU is gone")
 
 // monitor is our end of a QMP line. Calls may run side by side.
 type monitor struct {
@@ -74,7 +74,7 @@ func (m *monitor) scan() error {
 	if err := s.Err(); errors.Is(err, bufio.ErrTooLong) {
 		return fmt.Errorf("QMP: a line of more than %d bytes", maxMessage)
 	}
-	return errGone
+	return ErrGone
 }
 
 // write sends whole commands, so that a call that is given up leaves no half of one behind.
@@ -149,7 +149,7 @@ func (m *monitor) send(ctx context.Context, c command) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-m.written:
-		return errGone
+		return ErrGone
 	}
 }
 
