@@ -139,13 +139,21 @@ func (e *emulated) load(cfg *Config) error {
 func (e *emulated) pump(cfg *Config) {
 	out := io.Writer(e.console)
 	if cfg.Console != nil {
-		out = io.MultiWriter(e.console, cfg.Console)
+		out = io.MultiWriter(e.console, forgiving{cfg.Console})
 	}
 	e.serving.Go(func() { _, _ = io.Copy(out, e.terminal) })
 	if cfg.Input != nil {
 		// Not waited for: nothing ends a read of a terminal.
 		go func() { _, _ = io.Copy(e.terminal, cfg.Input) }()
 	}
+}
+
+// forgiving takes all that it is given, whatever becomes of it.
+type forgiving struct{ io.Writer }
+
+func (f forgiving) Write(p []byte) (int, error) {
+	_, _ = f.Writer.Write(p)
+	return len(p), nil
 }
 
 func (e *emulated) start() error {
