@@ -87,6 +87,12 @@ func (d *disk) fallocate(mode uint32, e extent) error {
 	return err
 }
 
+// sync makes what was written stable.
+func (d *disk) sync() error {
+	_, err := retry(func() (int, error) { return 1, unix.Fdatasync(d.fd) })
+	return err
+}
+
 // complain logs the disk's first error. The guest can provoke any number.
 func (d *disk) complain(err error) {
 	d.complained.Do(func() { slog.Warn("disk request", "disk", d.file.Name(), "error", err) })

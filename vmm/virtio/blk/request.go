@@ -57,7 +57,7 @@ func (r *request) execute(c *queue.Chain, h header) (status byte) {
 		if r.disk.readOnly || r.disk.file == nil {
 			return statusOK
 		}
-		return r.result(unix.Fdatasync(r.disk.fd))
+		return r.result(r.disk.sync())
 	case typeOut, typeDiscard, typeWriteZeroes:
 	default:
 		return statusUnsupp
@@ -71,7 +71,7 @@ func (r *request) execute(c *queue.Chain, h header) (status byte) {
 		status = r.clear(c, h.kind)
 	}
 	if status == statusOK && r.writeThrough {
-		return r.result(unix.Fdatasync(r.disk.fd))
+		return r.result(r.disk.sync())
 	}
 	return status
 }
