@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,6 +80,16 @@ func TestBindsWithEveryOption(t *testing.T) {
 		bind(host, "/x", "bind", "noexec", "nosuid", "nodev"))
 	lines(t, s, "/b/sub:", "inner", "", "/r/sub:", "below", "/ro 1", "/ro/sub 1", "/rro 1", "/rro/sub 1", "/rw 0", "/rw/sub 0",
 		"rw,nosuid,nodev,noexec", "126")
+}
+
+// Each is a descriptor that the VMM gets; a socket holds some two hundred.
+func TestThreeHundredBinds(t *testing.T) {
+	host := tree(t, "file")
+	s := script(t, "cat /many/*/file | uniq -c | sed 's/^ *//'")
+	for i := range 300 {
+		s.Mounts = append(s.Mounts, bind(host, fmt.Sprintf("/many/%d", i), "bind"))
+	}
+	lines(t, s, "300 of file")
 }
 
 func TestMountsPropagateAsTheyAsk(t *testing.T) {
