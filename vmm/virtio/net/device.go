@@ -178,7 +178,7 @@ func (d *Device) lend(a *virtio.Activation, pairs int) bool {
 	if err == nil {
 		return true
 	}
-	slog.Warn("network interface without vhost-net", "tap", d.links[0].file.Name(), "error", err)
+	slog.Warn("network interface without vhost-net", "tap", d.links[0].name, "error", err)
 	_ = d.kernel.reset()
 	_ = d.kernel.close()
 	d.kernel = nil
@@ -212,7 +212,7 @@ func (d *Device) use(pairs int) error {
 func (d *Device) attach(links []*link, on bool) error {
 	for _, l := range links {
 		if err := l.attach(on); err != nil {
-			return fmt.Errorf("tap %s: %w", l.file.Name(), err)
+			return fmt.Errorf("tap %s: %w", l.name, err)
 		}
 	}
 	return nil

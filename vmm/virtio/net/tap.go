@@ -11,10 +11,11 @@ import (
 
 // link is one queue of the host's end: one read or write is one packet, with a header in front.
 type link struct {
-	file     *os.File
+	name     string
 	fd       int
-	tap      bool // else a socket, which needs no set-up
-	detached bool // from the tap: nothing comes
+	file     *os.File // of fd, from rearm on: the runtime's poller does not know of a link that the host's kernel serves
+	tap      bool     // else a socket, which needs no set-up
+	detached bool     // from the tap: nothing comes
 }
 
 // openTap makes a link of a tap device. The descriptor is a new one, so that the runtime's poller gets to know the
@@ -42,7 +43,7 @@ func openTap(f *os.File) (*link, error) {
 		value int
 	}{{"TUNSETVNETHDRSZ", unix.TUNSETVNETHDRSZ, headerSize}, {"TUNSETVNETLE", unix.TUNSETVNETLE, 1}} {
 		if err := unix.IoctlSetPointerInt(l.fd, o.req, o.value); err != nil {
-			_ = l.file.Close()
+			_ = l.close()
 			return nil, fmt.Errorf("%s: %w", o.name, err)
 		}
 	}
@@ -58,12 +59,7 @@ func newLink(f *os.File) (*link, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("set non-blocking: %w", err)
 	}
-	l := &link{file: os.NewFile(uintptr(fd), f.Name()), fd: fd}
-	if err := l.rearm(); err != nil {
-		_ = l.file.Close()
-		return nil, fmt.Errorf("wait for packets: %w", err)
-	}
-	return l, nil
+	return &link{name: f.Name(), fd: fd}, nil
 }
 
 // offload tells the tap what the driver takes in packets it receives.
@@ -117,7 +113,7 @@ func (l *link) attach(on bool) error {
 	return nil
 }
 
-// read waits for a packet. os.ErrDeadlineExceeded after cancel.
+// read waits for a packet, after rearm. os.ErrDeadlineExceeded after cancel.
 func (l *link) read(p []byte) (int, error) { return l.file.Read(p) }
 
 // write sends a packet or drops it: a network may lose packets, and the guest must not wait for the host's.
@@ -129,6 +125,27 @@ func (l *link) write(p []byte) {
 	}
 }
 
-func (l *link) cancel() error { return l.file.SetReadDeadline(time.Unix(1, 0)) }
-func (l *link) rearm() error  { return l.file.SetReadDeadline(time.Time{}) }
-func (l *link) close() error  { return l.file.Close() }
+// rearm makes the link ready to be read. It, cancel and close are the transport's, one at a time.
+func (l *link) rearm() error {
+	if l.file == nil {
+		l.file = os.NewFile(uintptr(l.fd), l.name)
+	}
+	if err := l.file.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("wait for packets: %w", err)
+	}
+	return nil
+}
+
+func (l *link) cancel() error {
+	if l.file == nil {
+		return nil
+	}
+	return l.file.SetReadDeadline(time.Unix(1, 0))
+}
+
+func (l *link) close() error {
+	if l.file == nil {
+		return unix.Close(l.fd)
+	}
+	return l.file.Close()
+}

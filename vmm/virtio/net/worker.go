@@ -58,7 +58,7 @@ func (r *receiver) run() error {
 			return nil // cancelled
 		}
 		if err != nil {
-			slog.Warn("network interface", "tap", r.link.file.Name(), "error", err)
+			slog.Warn("network interface", "tap", r.link.name, "error", err)
 			return nil
 		}
 		if n <= headerSize {
