@@ -8,8 +8,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +26,7 @@ var guestPrograms = map[string]func(args []string) error{
 	"ask":     guestAsk,
 	"send":    guestSend,
 	"greet":   guestGreet,
+	"threads": guestThreads,
 }
 
 const guestWord = "guest"
@@ -176,5 +179,26 @@ func guestAsk(args []string) error {
 	}}
 	list, err := r.LookupNetIP(context.Background(), "ip4", args[1])
 	fmt.Println(list)
+	return err
+}
+
+// guestThreads has NUMBER threads for ever, and says so.
+func guestThreads(args []string) error {
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	var up sync.WaitGroup
+	up.Add(n)
+	for range n {
+		go func() {
+			runtime.LockOSThread()
+			up.Done()
+			_, _ = unix.Poll(nil, -1)
+		}()
+	}
+	up.Wait()
+	fmt.Println(n)
+	_, err = unix.Poll(nil, -1)
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -58,8 +59,36 @@ func prepareParent() error {
 			return err
 		}
 	}
+	return reserveThreads()
+}
+
+// reserve is how many threads the containers leave to the agent and the kernel, unless there are very few.
+const reserve = 256
+
+// reserveThreads keeps all containers together from having every thread of the guest: an agent that can't have one
+// more ends, and the VM with it.
+func reserveThreads() error {
+	most := math.MaxInt
+	for _, name := range []string{"threads-max", "pid_max"} {
+		text, err := os.ReadFile("/proc/sys/kernel/" + name)
+		if err != nil {
+			return fmt.Errorf("read the limit of threads: %w", err)
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil {
+			return fmt.Errorf("read the limit of threads: %w", err)
+		}
+		most = min(most, n)
+	}
+	err := write(filepath.Join(parent, "pids.max"), strconv.Itoa(containersShare(most)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without the controller
+		return fmt.Errorf("limit threads: %w", err)
+	}
 	return nil
 }
+
+// containersShare is what the containers may have of the guest's threads.
+func containersShare(most int) int { return most - min(reserve, most/8) }
 
 // delegate enables in dir's children each controller that dir has.
 func delegate(dir string) error {

@@ -117,6 +117,14 @@ func TestSharesAndWeightAgreeAtTheirEnds(t *testing.T) {
 	}
 }
 
+func TestContainersLeaveThreads(t *testing.T) {
+	for most, want := range map[int]int{32768: 32512, 2048: 1792, 1600: 1400, 400: 350} {
+		if got := containersShare(most); got != want {
+			t.Errorf("of %d threads: %d, want %d", most, got, want)
+		}
+	}
+}
+
 func TestIOStatisticsAreReadByDevice(t *testing.T) {
 	got := parseIO("254:0 rbytes=4096 wbytes=1 rios=2 wios=3 dbytes=0 dios=0\n7:1 \nbad\n")
 	if len(got) != 2 || got[0].Major != 254 || got[0].Rbytes != 4096 || got[0].Wios != 3 || got[1].Minor != 1 {
