@@ -90,6 +90,23 @@ func TestTerminalHasTheRightSize(t *testing.T) {
 	})
 }
 
+// As long as the process runs, a terminal that nobody has open may be opened again: systemd does so all the time.
+func TestATerminalGoesOnWhenNobodyHasItOpen(t *testing.T) {
+	const script = `t=%s; exec </dev/null >/dev/null 2>&1; sleep 1; echo first >$t; sleep 1; echo last >$t; exit 3`
+	check := func(t *testing.T, terminal string, args ...string) {
+		t.Helper()
+		status, got := onTerminal(t, shared.Ctr(testContext(t), append(args, "sh", "-c", fmt.Sprintf(script, terminal))...))
+		if status != 3 || strings.ReplaceAll(got, "\r", "") != "first\nlast\n" {
+			t.Errorf("status %d, the terminal shows %q", status, got)
+		}
+	}
+	t.Run("run", func(t *testing.T) { check(t, "/dev/console", rig.RunArgs(newID(t), []string{"-t"})...) })
+	t.Run("exec", func(t *testing.T) {
+		b := start(t, nil, "sleep", "1000")
+		check(t, "$(tty)", "task", "exec", "-t", "--exec-id", "x", b.id)
+	})
+}
+
 // onTerminal runs a command on a terminal of 91 columns and 37 lines, and returns what that shows.
 func onTerminal(t *testing.T, cmd *exec.Cmd) (status int, shown string) {
 	t.Helper()

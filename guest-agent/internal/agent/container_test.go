@@ -427,6 +427,15 @@ func TestATerminalHasItsSizeAndIsTheConsole(t *testing.T) {
 	}
 }
 
+func TestATerminalGoesOnWhenNobodyHasItOpen(t *testing.T) {
+	g := newGuest(t)
+	s := g.spec("sh", "-c", "exec </dev/null >/dev/null 2>&1; sleep 0.3; echo first >/dev/console; sleep 0.3; echo last >/dev/console; exit 3")
+	s.Process.Terminal = true
+	if got := g.run(s); got.code != 3 || got.stdout != "first\r\nlast\r\n" {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestATerminalIsResizedAndTyped(t *testing.T) {
 	g := newGuest(t)
 	s := g.spec("sh", "-c", "trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.05; done")

@@ -101,10 +101,10 @@ func (r *Runner) Prepare(ctx context.Context, o Options) (*Process, error) {
 	if derr := <-stdio.dialed; err == nil {
 		err = derr
 	}
+	if master != nil {
+		err = errors.Join(err, stdio.openTerminal(master))
+	}
 	if err != nil {
-		if master != nil {
-			master.Close()
-		}
 		r.abandon(child)
 		stdio.close()
 		return nil, err
@@ -116,7 +116,7 @@ func (r *Runner) Prepare(ctx context.Context, o Options) (*Process, error) {
 		done:    make(chan struct{}),
 		pidfd:   os.NewFile(uintptr(child.pidfd), "pidfd"),
 	}
-	stdio.connect(master)
+	stdio.connect()
 	go p.supervise(child.ended, o.Ended)
 	return p, nil
 }
@@ -134,6 +134,7 @@ func (p *Process) supervise(end <-chan Ended, hook func()) {
 	if hook != nil {
 		hook()
 	}
+	p.stdio.ended()
 	p.mu.Lock()
 	if p.state == prepared {
 		p.control.Close() // else Start reads from it to the end

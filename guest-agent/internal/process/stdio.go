@@ -14,7 +14,7 @@ import (
 )
 
 // stdio is the agent's side of a process's standard streams. It is made by openStdio, gets the terminal's master
-// when there is one, runs from connect on, and ends with close.
+// when there is one, runs from connect on, hears of the process's end by ended, and ends with close.
 type stdio struct {
 	child [3]*os.File // for the process; closed in the agent once it has them
 	local [3]*os.File // our ends of the pipes; nil where there is none
@@ -23,6 +23,7 @@ type stdio struct {
 	mu     sync.Mutex
 	closed bool
 	master *os.File // of the terminal
+	slave  *os.File // the same terminal, until the process has ended
 
 	outputs sync.WaitGroup
 	inputs  sync.WaitGroup
@@ -95,12 +96,50 @@ func (s *stdio) dial(ctx context.Context, dial stream.Dial, ids [3]string) error
 	return errors.Join(errs[:]...)
 }
 
+// openTerminal takes the master. Its slave is held open until the process has ended: the master's EIO says that nobody
+// has the slave open, which somebody may open again as long as the process runs, as systemd does its console.
+func (s *stdio) openTerminal(master *os.File) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.master = master
+	err := s.control(func(fd uintptr) error {
+		slave, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+		if errno != 0 {
+			return errno
+		}
+		s.slave = os.NewFile(slave, "terminal")
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("open terminal: %w", err)
+	}
+	return nil
+}
+
+// control calls f with the master, which must not come to block.
+func (s *stdio) control(f func(fd uintptr) error) error {
+	raw, err := s.master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	err = raw.Control(func(fd uintptr) { ferr = f(fd) })
+	return errors.Join(err, ferr)
+}
+
+// ended lets the output end when nobody writes any more.
+func (s *stdio) ended() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.slave != nil {
+		s.slave.Close()
+		s.slave = nil
+	}
+}
+
 // connect starts the copying, once the dials are done. It is called before the process runs.
-func (s *stdio) connect(master *os.File) {
-	if master != nil {
-		s.mu.Lock()
-		s.master = master
-		s.mu.Unlock()
+func (s *stdio) connect() {
+	if master := s.master; master != nil {
 		s.outputs.Go(func() {
 			if s.conns[1] != nil {
 				stream.Output(s.conns[1], terminal{master})
@@ -146,20 +185,15 @@ func (s *stdio) resize(width, height uint16) error {
 	if s.master == nil || s.closed {
 		return ErrNoTerminal
 	}
-	raw, err := s.master.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var ierr error
-	err = raw.Control(func(fd uintptr) {
-		ierr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: width, Row: height})
+	return s.control(func(fd uintptr) error {
+		return unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: width, Row: height})
 	})
-	return errors.Join(err, ierr)
 }
 
 // close ends all copying and waits for it. The dials must be done.
 func (s *stdio) close() {
 	s.closeChild()
+	s.ended()
 	s.mu.Lock()
 	s.closed = true
 	if s.master != nil {
