@@ -27,17 +27,23 @@ func Limits() error {
 			return fmt.Errorf("set rlimit %d: %w", l.resource, err)
 		}
 	}
+	// These are the user's, whatever container he is in, and the agent's with them. What they take is counted as memory.
+	return errors.Join(set("fs/inotify/max_user_watches", "1048576"), set("fs/inotify/max_user_instances", "8192"))
+}
+
+// set sets a value of the kernel's, if it has that.
+func set(name, value string) error {
+	err := os.WriteFile("/proc/sys/"+name, []byte(value), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("set %s: %w", name, err)
+	}
 	return nil
 }
 
 // LetSleep stops the kernel from looking twice a second whether memory is worth compacting before somebody needs that:
 // an idle VM costs its host nothing.
 func LetSleep() error {
-	err := os.WriteFile("/proc/sys/vm/compaction_proactiveness", []byte("0"), 0)
-	if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without compaction has no such file
-		return fmt.Errorf("end proactive compaction: %w", err)
-	}
-	return nil
+	return set("vm/compaction_proactiveness", "0") // which a kernel without compaction does not have
 }
 
 // LogToKernel sends the log where the kernel's own goes, so that the host finds both in one place. Without
