@@ -81,6 +81,13 @@ func TestASysctlThatIsNoneIsACreateError(t *testing.T) {
 	refused(t, bare(t, "io.containerd.husk.v2", s), "kernel.nosuch")
 }
 
+// A container without a pid namespace has the agent's, whose PID 1 the kernel protects from signals.
+func TestAContainerInTheAgentsPIDNamespaceDoesNotEndIt(t *testing.T) {
+	s := script(t, `read name </proc/1/comm; echo $name; for s in $(seq 31); do kill -$s 1; done; sleep 1; echo alive`)
+	without(s, specs.PIDNamespace)
+	lines(t, s, "init", "alive")
+}
+
 func TestDevicesAreMadeAndRulesHold(t *testing.T) {
 	s := script(t, `stat -c '%t:%T %a %u:%g' /dev/made; head -c 4 /dev/made | wc -c; (mknod /dev/other c 1 4 && head -c 1 /dev/other) 2>&1 | grep -o 'not permitted'; [ -p /dev/pipe ] && echo fifo`)
 	mode, id := os.FileMode(0o620), uint32(1000)

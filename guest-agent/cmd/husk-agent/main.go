@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"sync"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/huskvm/husk/guest-agent/internal/stage"
 	"github.com/huskvm/husk/guest-agent/internal/stream"
 	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
 )
 
 // Ports of the host, as agent.proto has them.
@@ -45,9 +47,23 @@ func main() {
 	boot.Off()
 }
 
+// withstandSignals makes good for the kernel's protection of PID 1, which ends where a handler is: Go has one for each of
+// these, and it ends the program. They are not ignored, which what is executed would inherit. A fault of the agent's own
+// still ends it.
+func withstandSignals() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT,
+		unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV, unix.SIGSTKFLT, unix.SIGSYS)
+	go func() {
+		for range signals {
+		}
+	}()
+}
+
 func run() error {
 	marks := &boot.Marks{}
 	marks.Add("init")
+	withstandSignals()
 	debug.SetGCPercent(50)
 	if err := boot.Root(); err != nil {
 		return err
