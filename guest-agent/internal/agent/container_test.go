@@ -497,22 +497,30 @@ func TestSeccompFiltersTheProgram(t *testing.T) {
 
 func TestOnlyAllowedDevicesCanBeUsed(t *testing.T) {
 	g := newGuest(t)
-	s := g.spec("sh", "-c", `head -c 1 /dev/zero | wc -c; for d in fuse other; do head -c 0 /dev/$d && echo $d; done
+	s := g.spec("sh", "-c", `head -c 1 /dev/zero | wc -c; for d in fuse other; do head -c 0 /dev/$d && echo $d; done; head -c 0 /dev/tun
 		echo x > /dev/null && echo written; : <> /dev/ptmx && echo terminal; true`)
 	s.Linux.Devices = []specs.LinuxDevice{
 		{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229},
 		{Path: "/dev/other", Type: "c", Major: 1, Minor: 5},
+		{Path: "/dev/tun", Type: "c", Major: 10, Minor: 200}, // of which the kernel may have no driver
 	}
-	s.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
-	got := g.run(s)
-	if got.stdout != "1\nother\nwritten\nterminal\n" || !strings.Contains(got.stderr, "/dev/fuse: Operation not permitted") {
-		t.Errorf("got %+v", got)
+	for _, r := range []*specs.LinuxResources{nil, {}, {Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}} {
+		s.Linux.Resources = r
+		got := g.run(s)
+		if got.stdout != "1\nother\nwritten\nterminal\n" || !strings.Contains(got.stderr, "/dev/fuse: Operation not permitted") ||
+			strings.Contains(got.stderr, "/dev/tun: Operation not permitted") {
+			t.Errorf("rules %+v: got %+v", r, got)
+		}
 	}
 	s.Linux.Resources.Devices = append(s.Linux.Resources.Devices,
 		specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: new(int64(10)), Minor: new(int64(229)), Access: "r"},
 		specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: new(int64(10)), Minor: new(int64(229)), Access: "w"})
-	if got = g.run(s); got.stdout != "1\nfuse\nother\nwritten\nterminal\n" {
+	if got := g.run(s); got.stdout != "1\nfuse\nother\nwritten\nterminal\n" {
 		t.Errorf("with fuse allowed: got %+v", got)
+	}
+	s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	if got := g.run(s); got.stdout != "1\nfuse\nother\nwritten\nterminal\n" {
+		t.Errorf("with everything allowed: got %+v", got)
 	}
 }
 

@@ -23,19 +23,20 @@ const (
 var defaultDevices = []specs.LinuxDeviceCgroup{
 	{Allow: true, Type: "c", Access: "m"},
 	{Allow: true, Type: "b", Access: "m"},
-	{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(3)), Access: "rwm"}, // null
-	{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(5)), Access: "rwm"}, // zero
-	{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(7)), Access: "rwm"}, // full
-	{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(8)), Access: "rwm"}, // random
-	{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(9)), Access: "rwm"}, // urandom
-	{Allow: true, Type: "c", Major: new(int64(5)), Minor: new(int64(0)), Access: "rwm"}, // tty
-	{Allow: true, Type: "c", Major: new(int64(5)), Minor: new(int64(1)), Access: "rwm"}, // console
-	{Allow: true, Type: "c", Major: new(int64(5)), Minor: new(int64(2)), Access: "rwm"}, // ptmx
-	{Allow: true, Type: "c", Major: new(int64(136)), Access: "rwm"},                     // pts
+	{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(3)), Access: "rwm"},    // null
+	{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(5)), Access: "rwm"},    // zero
+	{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(7)), Access: "rwm"},    // full
+	{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(8)), Access: "rwm"},    // random
+	{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(9)), Access: "rwm"},    // urandom
+	{Allow: true, Type: "c", Major: new(int64(5)), Minor: new(int64(0)), Access: "rwm"},    // tty
+	{Allow: true, Type: "c", Major: new(int64(5)), Minor: new(int64(1)), Access: "rwm"},    // console
+	{Allow: true, Type: "c", Major: new(int64(5)), Minor: new(int64(2)), Access: "rwm"},    // ptmx
+	{Allow: true, Type: "c", Major: new(int64(136)), Access: "rwm"},                        // pts
+	{Allow: true, Type: "c", Major: new(int64(10)), Minor: new(int64(200)), Access: "rwm"}, // tun
 }
 
 // AllowDevices lets the group use what the rules allow and nothing else; of the rules for one access, the last
-// counts. It is called once, and not at all for a container that may use every device.
+// counts. It is called once.
 func (g *Group) AllowDevices(rules []specs.LinuxDeviceCgroup) error {
 	program, err := deviceProgram(append(rules[:len(rules):len(rules)], defaultDevices...))
 	if err != nil {

@@ -86,19 +86,15 @@ func create(ctx context.Context, l *List, req *agentv1.CreateContainerRequest) (
 // limit applies the resources of the specification to the new group, and gives it to the container if that is to
 // manage it.
 func (c *Container) limit() error {
-	l := c.spec.Linux
-	if l == nil {
-		return nil
-	}
-	if r := l.Resources; r != nil {
-		if err := c.Update(r); err != nil {
+	var devices []specs.LinuxDeviceCgroup
+	if l := c.spec.Linux; l != nil && l.Resources != nil {
+		if err := c.Update(l.Resources); err != nil {
 			return err
 		}
-		if len(r.Devices) > 0 {
-			if err := c.group.AllowDevices(r.Devices); err != nil {
-				return err
-			}
-		}
+		devices = l.Resources.Devices
+	}
+	if err := c.group.AllowDevices(devices); err != nil {
+		return err
 	}
 	if uid, owned := cgroupOwner(c.spec); owned {
 		return c.group.Own(uid)
