@@ -345,7 +345,7 @@ func TestHooksRunInTheContainersNamespaces(t *testing.T) {
 	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/out", Type: "bind", Source: g.inside(outside), Options: []string{"bind"}})
 	s.Hooks = &specs.Hooks{
 		// The guest's paths, the container's names.
-		CreateContainer: []specs.Hook{hook(g.inside(sh), `cat > `+g.inside(g.root)+`/state; hostname > `+g.inside(g.root)+`/tmp/in`)},
+		CreateContainer: []specs.Hook{hook(g.inside(sh), `cat > `+g.inside(g.root)+`/state; (hostname; umask) > `+g.inside(g.root)+`/tmp/in`)},
 		// The container's paths, and its user.
 		StartContainer: []specs.Hook{hook("/bin/sh", `cat > /out/state; id -u > /out/uid; echo $MARK > /out/mark; echo lost`)},
 	}
@@ -359,7 +359,7 @@ func TestHooksRunInTheContainersNamespaces(t *testing.T) {
 		t.Error("the startContainer hook ran before the start")
 	}
 	got := c.finish()
-	if !strings.HasPrefix(got.stdout, "testhost\n{") || !strings.Contains(got.stdout, `"status":"creating"`) ||
+	if !strings.HasPrefix(got.stdout, "testhost\n0022\n{") || !strings.Contains(got.stdout, `"status":"creating"`) ||
 		!strings.Contains(got.stdout, `"annotations":{"key":"value"}`) || !strings.Contains(got.stdout, `"id":"`+c.id+`"`) {
 		t.Errorf("got %+v", got)
 	}

@@ -24,6 +24,7 @@ const maxHookOutput = 4 << 10
 
 func (p *program) createHooks() error {
 	if h := p.config.Spec.Hooks; h != nil {
+		defer unix.Umask(unix.Umask(defaultUmask))
 		return p.runHooks("createContainer", h.CreateContainer, specs.StateCreating)
 	}
 	return nil

@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// defaultUmask is that of hooks, and of programs that ask for none.
+const defaultUmask = 0o022
+
 // assumeIdentity turns the thread into the user of the specification, with its limits, capabilities, groups and
 // working directory. The order matters: each step needs privileges that a later one gives away.
 func (p *program) assumeIdentity(filter *seccomp.Filter) error {
@@ -63,7 +66,7 @@ func (p *program) assumeIdentity(filter *seccomp.Filter) error {
 	if err := setIDs(user); err != nil {
 		return err
 	}
-	umask := 0o022
+	umask := defaultUmask
 	if proc.User.Umask != nil {
 		umask = int(*proc.User.Umask)
 	}
