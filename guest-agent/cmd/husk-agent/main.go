@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/huskvm/husk/guest-agent/internal/agent"
 	"github.com/huskvm/husk/guest-agent/internal/boot"
@@ -28,6 +29,9 @@ const (
 	portAgent  = 1024
 	portStream = 1025
 )
+
+// drainTime is how long an exit waits for output that a child left behind may still write.
+const drainTime = 30 * time.Second
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == stage.Name {
@@ -88,7 +92,8 @@ func run() error {
 
 	ctx := context.Background()
 	runner := &process.Runner{
-		Reaper: process.NewReaper(ctx),
+		DrainTime: drainTime,
+		Reaper:    process.NewReaper(ctx),
 		Dial: func(ctx context.Context) (stream.Conn, error) {
 			return vsock.DialContext(ctx, vsock.Host, portStream, nil)
 		},

@@ -46,6 +46,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// drainTime is the guest's own, and short: a test waits for it.
+const drainTime = 2 * time.Second
+
 func serveGuest(streams string) error {
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return err
@@ -66,7 +69,8 @@ func serveGuest(streams string) error {
 	}
 	ctx := context.Background()
 	runner := &process.Runner{
-		Reaper: process.NewReaper(ctx),
+		DrainTime: drainTime,
+		Reaper:    process.NewReaper(ctx),
 		Dial: func(ctx context.Context) (stream.Conn, error) {
 			c, err := (&net.Dialer{}).DialContext(ctx, "unix", streams)
 			if err != nil {

@@ -181,9 +181,6 @@ func TestExecHasItsOwnStatusAndJoinsTheContainer(t *testing.T) {
 }
 
 func TestExecOutputIsCutWhenAChildKeepsItOpen(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for the bound of 30 s")
-	}
 	g := newGuest(t)
 	c := g.sleeper()
 	e := c.mustExec("sh", "-c", "sleep 100 & echo done")

@@ -14,9 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drainTime bounds how long the exit waits for output that a surviving child may still write.
-const drainTime = 30 * time.Second
-
 // Errors that callers tell apart.
 var (
 	ErrEnded       = errors.New("process already finished")
@@ -29,6 +26,8 @@ var (
 type Runner struct {
 	Reaper *Reaper
 	Dial   stream.Dial
+	// DrainTime is how long an exit waits for output that a surviving child may still write.
+	DrainTime time.Duration
 }
 
 // Options are what a process is made with.
@@ -117,7 +116,7 @@ func (r *Runner) Prepare(ctx context.Context, o Options) (*Process, error) {
 		pidfd:   os.NewFile(uintptr(child.pidfd), "pidfd"),
 	}
 	stdio.connect()
-	go p.supervise(child.ended, o.Ended)
+	go p.supervise(child.ended, o.Ended, r.DrainTime)
 	return p, nil
 }
 
@@ -129,7 +128,7 @@ func (r *Runner) abandon(c *child) {
 	c.control.Close()
 }
 
-func (p *Process) supervise(end <-chan Ended, hook func()) {
+func (p *Process) supervise(end <-chan Ended, hook func(), drainTime time.Duration) {
 	e := <-end
 	if hook != nil {
 		hook()
