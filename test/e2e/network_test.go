@@ -119,7 +119,7 @@ func TestNetworkOfCNI(t *testing.T) {
 		if len(begin) != 1 || len(end) != 1 || end[0].Name != "eth0" {
 			t.Fatalf("%+v, %+v", begin, end)
 		}
-		const size = 16 << 20
+		size := uint64(*megabytes) << 20
 		received, sent := end[0].RxBytes-begin[0].RxBytes, end[0].TxBytes-begin[0].TxBytes
 		// With the headers of packets that may be as small as an Ethernet frame's.
 		if received < size || received > size*106/100 || sent == 0 || sent > size/10 || end[0].RxPackets <= begin[0].RxPackets || end[0].TxPackets <= begin[0].TxPackets {
@@ -139,7 +139,7 @@ func TestNetworkOfCNI(t *testing.T) {
 	t.Run("UDP, large datagrams too", func(t *testing.T) { checkUDP(t, client, gateway) })
 	t.Run("a published port, free again when its container is gone", func(t *testing.T) {
 		checkBig(t, fmt.Sprintf("http://%s:8080", gateway))
-		if got := client.exec(t, "sh", "-c", fmt.Sprintf("wget -q -O- http://%s:8080/big | wc -c", gateway)); got != "16777216\n" {
+		if got := client.exec(t, "sh", "-c", fmt.Sprintf("wget -q -O- http://%s:8080/big | wc -c", gateway)); got != fmt.Sprintln(*megabytes<<20) {
 			t.Errorf("%q", got)
 		}
 		ctr(t, "task", "kill", "-s", "SIGKILL", server.id)
