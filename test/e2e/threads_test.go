@@ -13,7 +13,7 @@ import (
 // A container that takes all the threads it can get keeps itself from having more, but not the guest from serving it.
 func TestAContainerLeavesTheGuestItsThreads(t *testing.T) {
 	// Most are threads of one process: as many processes would use up the memory first.
-	const greedy = `read max </proc/sys/kernel/threads-max
+	const greedy = `max=$(cat /proc/sys/kernel/threads-max)
 read x x x now x </proc/loadavg
 mkfifo /tmp/said
 /e2e guest threads $((max - ${now#*/} - 400)) >/tmp/said & read n </tmp/said
