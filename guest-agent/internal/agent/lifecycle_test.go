@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +38,20 @@ func (g *guest) sleeper() *running {
 	}
 	c.line("ready\n")
 	return c
+}
+
+func (r *running) cgroup() string { return filepath.Join(cgroupRoot(), "husk", r.id) }
+
+// freeze stops a container, or lets it go on, behind the agent's back.
+func (r *running) freeze(stop bool) {
+	r.g.t.Helper()
+	how := "0"
+	if stop {
+		how = "1"
+	}
+	if err := os.WriteFile(filepath.Join(r.cgroup(), "cgroup.freeze"), []byte(how), 0); err != nil {
+		r.g.t.Fatal(err)
+	}
 }
 
 func (r *running) mustExec(args ...string) *running {
@@ -361,5 +378,77 @@ func TestManyShortProcessesKeepTheirStatus(t *testing.T) {
 			t.Error(strings.TrimSpace(e))
 		}
 	}
+	c.end()
+}
+
+// TestAFrozenContainerHoldsUpNobodyElse that freezes itself, behind the agent's back, and so each process that is born
+// in it.
+func TestAFrozenContainerHoldsUpNobodyElse(t *testing.T) {
+	g := newGuest(t)
+	if g.vm {
+		t.Skip("the guest's cgroups are out of reach")
+	}
+	c := g.sleeper()
+	c.freeze(true)
+	type answer struct {
+		r   *running
+		err error
+	}
+	held := make(chan answer, 1)
+	go func() {
+		e, err := c.exec(g.spec("echo", "late").Process)
+		held <- answer{e, err}
+	}()
+	for range 5 {
+		if got := g.run(g.spec("sh", "-c", "echo here; exit 3")); got.stdout != "here\n" || got.code != 3 {
+			t.Errorf("another container: %+v", got)
+		}
+	}
+	select {
+	case a := <-held:
+		t.Errorf("the exec was prepared while frozen: %v", a.err)
+	default:
+	}
+	c.freeze(false)
+	a := <-held
+	if a.err != nil {
+		t.Fatal(a.err)
+	}
+	if got := a.r.finish(); got.stdout != "late\n" {
+		t.Errorf("the exec: %+v", got)
+	}
+	c.end()
+}
+
+// TestAnExecOfAFrozenContainerEndsWithItsCall whose deadline the caller set; nothing is left to come to life later.
+func TestAnExecOfAFrozenContainerEndsWithItsCall(t *testing.T) {
+	g := newGuest(t)
+	if g.vm {
+		t.Skip("the guest's cgroups are out of reach")
+	}
+	c := g.sleeper()
+	c.freeze(true)
+	procs := func() int {
+		text, err := os.ReadFile(filepath.Join(c.cgroup(), "cgroup.procs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(strings.Fields(string(text)))
+	}
+	before := procs()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := g.client.ExecProcess(ctx, &agentv1.ExecProcessRequest{
+		ContainerId: c.id, ExecId: "late", Process: mustJSON(t, g.spec("true").Process),
+	})
+	if err == nil {
+		t.Error("a process was prepared while frozen")
+	}
+	for end := time.Now().Add(10 * time.Second); procs() != before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d processes, %d before", procs(), before)
+		}
+	}
+	c.freeze(false)
 	c.end()
 }

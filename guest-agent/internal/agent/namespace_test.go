@@ -3,8 +3,10 @@ package agent
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -81,6 +83,63 @@ func TestLimitsOfAUserNamespaceAreRaised(t *testing.T) {
 	if got := g.run(s); got.stdout != "1073741824\n-500\n" {
 		t.Errorf("got %+v", got)
 	}
+}
+
+// TestLimitsAreRaisedBeforeTheStageSetsItsOwn which would fail else. A frozen container keeps the stage from being there.
+func TestLimitsAreRaisedBeforeTheStageSetsItsOwn(t *testing.T) {
+	g := newGuest(t)
+	if g.vm {
+		t.Skip("the guest's cgroups are out of reach")
+	}
+	g.own(100000)
+	s := g.spec("sh", "-c", "echo ready; while :; do sleep 0.05; done")
+	userNamespace(s)
+	c, err := g.create(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.start(); err != nil {
+		t.Fatal(err)
+	}
+	c.line("ready\n")
+	c.freeze(true)
+	p := g.spec("sh", "-c", "cat /proc/self/oom_score_adj; ulimit -l").Process
+	p.OOMScoreAdj = new(345)
+	adjusted, raised := "345\n", ""
+	if maySetResources(t) {
+		p.Rlimits = append(p.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_MEMLOCK", Hard: 1 << 40, Soft: 1 << 40})
+		raised = strconv.Itoa(1<<40) + " "
+	}
+	held := make(chan error, 1)
+	var e *running
+	go func() {
+		e, err = c.exec(p)
+		held <- err
+	}()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		var seen bool
+		procs, _ := os.ReadFile(filepath.Join(c.cgroup(), "cgroup.procs"))
+		for pid := range strings.FieldsSeq(string(procs)) {
+			adj, _ := os.ReadFile(filepath.Join("/proc", pid, "oom_score_adj"))
+			limits, _ := os.ReadFile(filepath.Join("/proc", pid, "limits"))
+			seen = seen || string(adj) == adjusted && strings.Contains(string(limits), raised)
+		}
+		if seen {
+			break
+		}
+		if time.Now().After(end) {
+			t.Error("the child has not been given its limits")
+			break
+		}
+	}
+	c.freeze(false)
+	if err := <-held; err != nil {
+		t.Fatal(err)
+	}
+	if got := e.finish(); !strings.HasPrefix(got.stdout, adjusted) {
+		t.Errorf("got %+v", got)
+	}
+	c.end()
 }
 
 func maySetResources(t *testing.T) bool {

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -56,7 +57,7 @@ type TimeNamespace struct {
 var errBirth = map[step]string{
 	stepJoin:    "join the user or time namespace",
 	stepClone:   "make namespaces",
-	stepWait:    "wait for id mappings",
+	stepWait:    "wait for the agent",
 	stepTime:    "make time namespace",
 	stepOffsets: "set timeOffsets",
 	stepRoot:    "become root of the user namespace (are 0 and the groups mapped?)",
@@ -64,9 +65,11 @@ var errBirth = map[step]string{
 	stepExec:    "execute the stage",
 }
 
-// plan says where o's child is to be born.
-func (b *birth) plan(o Options) {
+// newBirth says where o's child is to be born.
+func newBirth(o Options) *birth {
+	b := &birth{pidfd: -1}
 	flags := uint64(o.CloneFlags)
+	b.first.flags = unix.CLONE_PIDFD
 	b.first.exitSignal = uint64(unix.SIGCHLD)
 	if o.Cgroup != nil {
 		b.first.flags |= unix.CLONE_INTO_CGROUP
@@ -79,92 +82,157 @@ func (b *birth) plan(o Options) {
 			b.joins = append(b.joins, join{int(t.File.Fd()), unix.CLONE_NEWTIME})
 		}
 	}
+	b.root = o.User != nil
 	switch u := o.User; {
 	case u == nil:
 	case u.File == nil:
 		flags |= unix.CLONE_NEWUSER
-		b.waits, b.root = true, true
 	default:
 		b.joins = append(b.joins, join{int(u.File.Fd()), unix.CLONE_NEWUSER})
-		b.root = true
 		if flags&unix.CLONE_NEWPID != 0 {
 			b.second.flags = flags | unix.CLONE_PARENT
 		} else {
 			b.unshare = int(flags)
 		}
-		return
+		return b
 	}
 	b.first.flags |= flags
+	return b
 }
 
-// forkSingle forks the stage by a birth. The calling goroutine must be locked to its thread.
-func forkSingle(o Options, files []uintptr) (int, error) {
-	var b birth
-	b.plan(o)
-	var err error
+// begin forks. The calling goroutine must be locked to its thread. On error nothing is left.
+func (b *birth) begin(files []uintptr) (err error) {
 	if b.argv, err = syscall.SlicePtrFromStrings([]string{"husk-agent", stage.Name}); err != nil {
-		return 0, err
+		return err
 	}
 	if b.envp, err = syscall.SlicePtrFromStrings(stageEnv); err != nil {
-		return 0, err
+		return err
 	}
 	for _, fd := range files {
 		high, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, len(files))
 		if err != nil {
-			return 0, fmt.Errorf("copy descriptor: %w", err)
+			return fmt.Errorf("copy descriptor: %w", err)
 		}
 		defer unix.Close(high)
 		b.files = append(b.files, high)
 	}
-	return b.run(o.User)
-}
-
-// run forks, writes the mappings, and waits for the execve or, of a child to be held, until it stands still.
-func (b *birth) run(u *UserNamespace) (pid int, err error) {
 	var sync, report [2]int
 	if err := unix.Pipe2(sync[:], unix.O_CLOEXEC); err != nil {
-		return 0, fmt.Errorf("make pipe: %w", err)
+		return fmt.Errorf("make pipe: %w", err)
 	}
+	defer unix.Close(sync[0])
 	if err := unix.Pipe2(report[:], unix.O_CLOEXEC); err != nil {
-		unix.Close(sync[0])
 		unix.Close(sync[1])
-		return 0, fmt.Errorf("make pipe: %w", err)
+		return fmt.Errorf("make pipe: %w", err)
 	}
-	b.sync, b.report = sync[0], report[1]
-	letGo := os.NewFile(uintptr(sync[1]), "sync")
-	defer letGo.Close()
-	reports := os.NewFile(uintptr(report[0]), "report")
-	defer reports.Close()
+	defer unix.Close(report[1])
+	b.sync, b.hold, b.report = sync[0], sync[1], report[1]
+	b.release = os.NewFile(uintptr(sync[1]), "sync")
+	b.reports = os.NewFile(uintptr(report[0]), "report")
+	if b.pid, err = b.forkQuietly(); err != nil {
+		b.closePipes()
+		return err
+	}
+	b.pidfd = int(b.firstFD)
+	return nil
+}
 
-	pid, err = b.forkQuietly()
-	unix.Close(sync[0])
-	unix.Close(report[1])
+// meet waits until the child is there, which is the first one's child where there are two.
+func (b *birth) meet(ctx context.Context) error {
+	if b.second.flags == 0 {
+		return nil
+	}
+	first := b.pidfd
+	defer unix.Close(first)
+	b.pidfd = -1
+	defer killAfter(ctx, first)()
+	fds := []unix.PollFd{{Fd: int32(b.reports.Fd()), Events: unix.POLLIN}, {Fd: int32(first), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(fds, -1); err == nil {
+			break
+		} else if !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for the first child: %w", err)
+		}
+	}
+	if fds[0].Revents&unix.POLLIN == 0 {
+		return unix.ESRCH // it has died, and a second child does so when it is not let go
+	}
+	pid, err := nextReport(b.reports)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	child := pid
-	if b.second.flags != 0 {
-		if child, err = nextReport(reports); err != nil {
-			return 0, err
-		}
-	}
-	if b.waits {
-		if err = writeMappings(child, u); err == nil {
-			_, err = letGo.Write([]byte{1})
-		}
-	}
-	if err == nil {
-		_, err = nextReport(reports)
-		if errors.Is(err, io.EOF) && !b.held {
-			return child, nil
-		}
-	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		// The child has not been waited for: the number is still its own.
-		_ = unix.Kill(child, unix.SIGKILL)
-		return 0, err
+		return err
 	}
-	return child, nil
+	// The number may be another's already. Only the child has the report pipe.
+	if !b.reportsFrom(pidfd) {
+		unix.Close(pidfd)
+		return unix.ESRCH
+	}
+	b.pid, b.pidfd = pid, pidfd
+	return nil
+}
+
+// reportsFrom tells whether a process has the other end of the report pipe.
+func (b *birth) reportsFrom(pidfd int) bool {
+	fd, err := unix.PidfdGetfd(pidfd, b.report, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var ours, theirs unix.Stat_t
+	return unix.Fstat(int(b.reports.Fd()), &ours) == nil && unix.Fstat(fd, &theirs) == nil &&
+		ours.Dev == theirs.Dev && ours.Ino == theirs.Ino
+}
+
+// letGo lets the child go on, and waits for its execve.
+func (b *birth) letGo(ctx context.Context) error {
+	defer b.closePipes()
+	defer killAfter(ctx, b.pidfd)()
+	if _, err := b.release.Write([]byte{1}); err != nil {
+		return b.death()
+	}
+	if _, err := nextReport(b.reports); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// death tells why a child has ended that was not let go.
+func (b *birth) death() error {
+	if _, err := nextReport(b.reports); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return unix.ESRCH
+}
+
+// killAfter ends a process when ctx does, until stop: nobody else would, when it is frozen.
+func killAfter(ctx context.Context, pidfd int) (stop func()) {
+	killed := make(chan struct{})
+	after := context.AfterFunc(ctx, func() {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		close(killed)
+	})
+	return func() {
+		if !after() {
+			<-killed
+		}
+	}
+}
+
+// abandon ends a child that has not executed its program. The reaper takes it.
+func (b *birth) abandon() {
+	b.closePipes()
+	if b.pidfd >= 0 {
+		_ = unix.PidfdSendSignal(b.pidfd, unix.SIGKILL, nil, 0)
+		unix.Close(b.pidfd)
+	}
+}
+
+func (b *birth) closePipes() {
+	b.release.Close()
+	b.reports.Close()
 }
 
 // forkQuietly forks while no signal can reach this thread, nor the child, whose handlers are the agent's still.
@@ -200,6 +268,7 @@ func nextReport(f *os.File) (int, error) {
 	return 0, fmt.Errorf("%s: %w", errBirth[r.step], unix.Errno(r.value))
 }
 
+// writeMappings fills in a new user namespace.
 func writeMappings(pid int, u *UserNamespace) error {
 	for _, m := range []struct {
 		file string
@@ -220,21 +289,24 @@ func writeMappings(pid int, u *UserNamespace) error {
 func (r *Runner) NewUserNamespace(u *UserNamespace) (*os.File, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	b := birth{held: true}
-	b.plan(Options{User: u})
-	b.root = false // it may have no root
+	b := newBirth(Options{User: u})
+	r.births.Lock()
+	err := b.begin(nil)
+	r.births.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("make user namespace: %w", err)
+	}
+	defer b.abandon()
 	var ns *os.File
-	pid, _, err := r.Reaper.Start(func() (int, error) {
-		pid, err := b.run(u)
-		if err != nil {
-			return 0, err
+	_, err = r.Reaper.Adopt(b.pid, b.pidfd, func() error {
+		if err := writeMappings(b.pid, u); err != nil {
+			return err
 		}
-		ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
-		_ = unix.Kill(pid, unix.SIGKILL)
-		return pid, err
+		ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", b.pid))
+		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("make user namespace of %d: %w", pid, err)
+		return nil, fmt.Errorf("make user namespace: %w", err)
 	}
 	return ns, nil
 }

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"os"
 	"runtime"
 	"unsafe"
 
@@ -15,8 +16,9 @@ type cloneArgs struct {
 // birth is what a child needs between clone3(2) and execve(2), all of it prepared in the parent: until the execve
 // the child is one thread of a Go program without the others, and can make system calls but nothing else.
 //
-// It exists for what package syscall's fork can't do: to enter a user or a time namespace, which the kernel grants
-// only to a process of a single thread, and which the stage, a Go program, therefore can't do itself.
+// It exists for what package syscall's fork can't do. It enters a user or a time namespace, which the kernel grants
+// only to a process of a single thread, and which the stage, a Go program, therefore can't do itself. And the parent
+// never waits in the kernel for a child that the container's cgroup, frozen or without processor time, holds up.
 type birth struct {
 	first cloneArgs
 	// second, unless its flags are 0, forks once more when the namespaces are joined, so that the new ones belong
@@ -27,14 +29,18 @@ type birth struct {
 	newTime bool
 	offsets []byte // for timens_offsets; may be empty
 	root    bool   // become root of the user namespace
-	waits   bool   // until the mappings are written
-	held    bool   // do not execute anything, but wait to be killed
 
 	files      []int // to be descriptors 0, 1, …; none of them is below len(files)
-	sync       int   // read end of a pipe: a byte lets the child go on
+	sync       int   // read end of a pipe: a byte lets the child go on, its end ends it
+	hold       int   // the write end
 	report     int   // write end of a pipe: records
 	argv, envp []*byte
 	mask       unix.Sigset_t // of signals, to be restored
+	firstFD    int32         // the first child's pidfd, which the kernel writes here
+
+	// The parent's.
+	pid, pidfd       int // the only child's, once meet has returned
+	release, reports *os.File
 }
 
 // join is one setns(2).
@@ -64,6 +70,7 @@ type record struct {
 var (
 	offsetsFile = [...]byte{'/', 'p', 'r', 'o', 'c', '/', 's', 'e', 'l', 'f', '/', 't', 'i', 'm', 'e', 'n', 's', '_',
 		'o', 'f', 'f', 's', 'e', 't', 's', 0}
+	// selfFile is the agent's executable, wherever the root has moved to since it was started.
 	selfFile = [...]byte{'/', 'p', 'r', 'o', 'c', '/', 's', 'e', 'l', 'f', '/', 'e', 'x', 'e', 0}
 )
 
@@ -72,6 +79,7 @@ var (
 //go:norace
 //go:nosplit
 func (b *birth) fork() (int, unix.Errno) {
+	b.first.pidfd = uint64(uintptr(unsafe.Pointer(&b.firstFD)))
 	pid, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&b.first)), unsafe.Sizeof(b.first), 0)
 	if pid == 0 && errno == 0 {
 		s, errno := b.live()
@@ -119,12 +127,11 @@ func (b *birth) live() (step, unix.Errno) {
 			}
 		}
 	}
-	if b.waits {
-		var one byte
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(b.sync), uintptr(unsafe.Pointer(&one)), 1)
-		if n != 1 {
-			return stepWait, errno
-		}
+	unix.RawSyscall(unix.SYS_CLOSE, uintptr(b.hold), 0, 0)
+	var one byte
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(b.sync), uintptr(unsafe.Pointer(&one)), 1)
+	if n != 1 {
+		return stepWait, errno
 	}
 	// A time namespace gets its offsets before anyone enters it, which execve does. Root of a user namespace would
 	// not own the file any more.
@@ -149,12 +156,6 @@ func (b *birth) live() (step, unix.Errno) {
 			return stepRoot, errno
 		}
 	}
-	if b.held {
-		b.tell(stepPID, 0)
-		for {
-			unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
-		}
-	}
 	for i := range b.files {
 		if _, _, errno := unix.RawSyscall(unix.SYS_DUP3, uintptr(b.files[i]), uintptr(i), 0); errno != 0 {
 			return stepFiles, errno
@@ -163,7 +164,7 @@ func (b *birth) live() (step, unix.Errno) {
 	unix.RawSyscall(unix.SYS_SETSID, 0, 0, 0)
 	const setMask = 2 // SIG_SETMASK
 	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&b.mask)), 0, 8, 0, 0)
-	_, _, errno := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(&selfFile[0])),
+	_, _, errno = unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(&selfFile[0])),
 		uintptr(unsafe.Pointer(&b.argv[0])), uintptr(unsafe.Pointer(&b.envp[0])))
 	return stepExec, errno
 }

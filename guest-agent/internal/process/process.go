@@ -28,6 +28,10 @@ type Runner struct {
 	Dial   stream.Dial
 	// DrainTime is how long an exit waits for output that a surviving child may still write.
 	DrainTime time.Duration
+
+	// births is held from where a child's ends of pipes and sockets are made until they are closed here. Another child
+	// that is born meanwhile would have them too until its execve, and their end would not be seen.
+	births sync.Mutex
 }
 
 // Options are what a process is made with.
@@ -79,18 +83,24 @@ type Process struct {
 func (r *Runner) Prepare(ctx context.Context, o Options) (*Process, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	r.births.Lock()
 	stdio, err := openStdio(ctx, r.Dial, o.Stdio, o.User)
 	if err != nil {
+		r.births.Unlock()
 		return nil, err
 	}
 	child, err := r.spawn(o, stdio.child)
+	stdio.closeChild()
+	r.births.Unlock()
+	if err == nil {
+		err = r.raise(ctx, child, o)
+	}
 	if err != nil {
 		cancel()
 		<-stdio.dialed
 		stdio.close()
 		return nil, err
 	}
-	stdio.closeChild()
 	stopWaiting := context.AfterFunc(ctx, func() { _ = child.control.SetReadDeadline(time.Unix(1, 0)) })
 	master, err := child.control.receive()
 	stopWaiting()

@@ -5,6 +5,7 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -27,6 +28,8 @@ type Ended struct {
 	At     time.Time
 }
 
+var errReaped = errors.New("the child has ended already")
+
 // NewReaper starts reaping until ctx is done.
 func NewReaper(ctx context.Context) *Reaper {
 	r := &Reaper{waiters: map[int]chan Ended{}}
@@ -47,18 +50,20 @@ func NewReaper(ctx context.Context) *Reaper {
 	return r
 }
 
-// Start calls fork, which makes one child, and answers where its end will be reported, once. The lock is held
-// meanwhile: a child that ends at once is not reaped before its waiter is known.
-func (r *Reaper) Start(fork func() (int, error)) (int, <-chan Ended, error) {
+// Adopt answers where the end of a child will be reported, once. It first calls prepare, while the number is sure to be
+// the child's, since nobody is reaped. A child that was reaped before is errReaped.
+func (r *Reaper) Adopt(pid, pidfd int, prepare func() error) (<-chan Ended, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err := fork()
-	if err != nil {
-		return 0, nil, err
+	if err := unix.PidfdSendSignal(pidfd, 0, nil, 0); err != nil {
+		return nil, fmt.Errorf("%w: %w", errReaped, err)
+	}
+	if err := prepare(); err != nil {
+		return nil, err
 	}
 	ended := make(chan Ended, 1)
 	r.waiters[pid] = ended
-	return pid, ended, nil
+	return ended, nil
 }
 
 // reapOne collects one child, if one has ended.

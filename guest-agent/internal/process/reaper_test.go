@@ -2,6 +2,8 @@ package process
 
 import (
 	"context"
+	"errors"
+	"os"
 	"os/exec"
 	"sync"
 	"syscall"
@@ -11,19 +13,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// start runs a script once its end is waited for.
 func start(t *testing.T, r *Reaper, script string) <-chan Ended {
+	t.Helper()
+	pid, pidfd, letGo := fork(t, "read x; "+script)
+	defer unix.Close(pidfd)
+	ended, err := r.Adopt(pid, pidfd, func() error { return nil })
+	letGo()
+	if err != nil {
+		t.Error(err)
+	}
+	return ended
+}
+
+// fork runs a script whose input ends with letGo.
+func fork(t *testing.T, script string) (pid, pidfd int, letGo func()) {
 	t.Helper()
 	sh, err := exec.LookPath("sh")
 	if err != nil {
 		t.Skip("needs a shell")
 	}
-	_, ended, err := r.Start(func() (int, error) {
-		return syscall.ForkExec(sh, []string{"sh", "-c", script}, &syscall.ProcAttr{})
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	pid, err = syscall.ForkExec(sh, []string{"sh", "-c", script}, &syscall.ProcAttr{
+		Files: []uintptr{theirs.Fd()}, Sys: &syscall.SysProcAttr{PidFD: &pidfd},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ended
+	return pid, pidfd, func() { ours.Close() }
 }
 
 func TestEveryChildsStatusReachesItsWaiter(t *testing.T) {
@@ -48,15 +69,23 @@ func TestEveryChildsStatusReachesItsWaiter(t *testing.T) {
 	wg.Wait()
 }
 
-func TestAFailedForkHasNoWaiter(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	r := NewReaper(ctx)
-	_, _, err := r.Start(func() (int, error) {
-		return syscall.ForkExec("/no/such/program", nil, &syscall.ProcAttr{})
-	})
-	if err == nil || len(r.waiters) != 0 {
-		t.Errorf("got %v, %d waiters", err, len(r.waiters))
+func TestWhatWasReapedOrNotPreparedHasNoWaiter(t *testing.T) {
+	r := NewReaper(t.Context())
+	pid, pidfd, letGo := fork(t, "read x")
+	defer unix.Close(pidfd)
+	broken := errors.New("broken")
+	if _, err := r.Adopt(pid, pidfd, func() error { return broken }); !errors.Is(err, broken) || len(r.waiters) != 0 {
+		t.Errorf("not prepared: %v, %d waiters", err, len(r.waiters))
+	}
+	letGo()
+	for end := time.Now().Add(10 * time.Second); unix.PidfdSendSignal(pidfd, 0, nil, 0) == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it was not reaped")
+		}
+	}
+	_, err := r.Adopt(pid, pidfd, func() error { t.Error("prepared what has ended"); return nil })
+	if !errors.Is(err, errReaped) || len(r.waiters) != 0 {
+		t.Errorf("reaped: %v, %d waiters", err, len(r.waiters))
 	}
 }
 

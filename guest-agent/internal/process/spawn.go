@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,27 +9,23 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"syscall"
 
 	"github.com/huskvm/husk/guest-agent/internal/stage"
 	"golang.org/x/sys/unix"
 )
-
-// self is the agent's executable, wherever the root has moved to since it was started.
-const self = "/proc/self/exe"
 
 // stageEnv is the stage's own environment; it lives too short to collect garbage.
 var stageEnv = []string{"GOGC=off"}
 
 // child is a stage process as it comes from the fork.
 type child struct {
-	pid     int
-	pidfd   int
+	*birth
 	ended   <-chan Ended
 	control *control
 }
 
-// spawn forks the stage for o. On error nothing is left.
+// spawn forks the stage for o. It returns at once, however little the child gets of the processor: raise goes on. On
+// error nothing is left.
 func (r *Runner) spawn(o Options, stdio [3]*os.File) (*child, error) {
 	config, err := configFile(o.Config)
 	if err != nil {
@@ -45,11 +42,11 @@ func (r *Runner) spawn(o Options, stdio [3]*os.File) (*child, error) {
 	for _, f := range o.Files {
 		files = append(files, f.Fd())
 	}
-	c := &child{pidfd: -1, control: ours}
-	c.pid, c.ended, err = r.Reaper.Start(func() (int, error) { return c.fork(o, files) })
+	c := &child{control: ours}
+	c.birth, err = forkInto(o, files)
 	if errors.Is(err, unix.EBUSY) && o.OtherCgroup != nil {
 		if o.Cgroup, err = o.OtherCgroup(); err == nil {
-			c.pid, c.ended, err = r.Reaper.Start(func() (int, error) { return c.fork(o, files) })
+			c.birth, err = forkInto(o, files)
 			o.Cgroup.Close()
 		}
 	}
@@ -61,23 +58,32 @@ func (r *Runner) spawn(o Options, stdio [3]*os.File) (*child, error) {
 	return c, nil
 }
 
-// fork makes the child and gives it what its own privileges may not suffice for. Nobody reaps meanwhile.
-func (c *child) fork(o Options, files []uintptr) (int, error) {
-	pid, err := forkInto(o, files)
+// raise gives the child what its own privileges may not suffice for, and returns when it has executed the stage. On
+// error nothing is left.
+func (r *Runner) raise(ctx context.Context, c *child, o Options) error {
+	err := c.meet(ctx)
+	if err == nil {
+		c.ended, err = r.Reaper.Adopt(c.pid, c.pidfd, func() error {
+			if u := o.User; u != nil && u.File == nil {
+				if err := writeMappings(c.pid, u); err != nil {
+					return err
+				}
+			}
+			return privileged(c.pid, o)
+		})
+	}
+	switch {
+	case err == nil:
+		err = c.letGo(ctx)
+	case errors.Is(err, errReaped):
+		err = c.death()
+	}
 	if err != nil {
-		return 0, err
+		c.abandon()
+		c.control.Close()
+		return fmt.Errorf("start stage: %w", err)
 	}
-	if c.pidfd, err = unix.PidfdOpen(pid, 0); err == nil {
-		err = privileged(pid, o)
-	}
-	if err != nil {
-		_ = unix.Kill(pid, unix.SIGKILL) // the reaper takes it
-		if c.pidfd >= 0 {
-			unix.Close(c.pidfd)
-		}
-		return 0, err
-	}
-	return pid, nil
+	return nil
 }
 
 // privileged sets what takes the guest's root. It is written through the agent's own /proc, which no container can
@@ -97,33 +103,33 @@ func privileged(pid int, o Options) error {
 }
 
 // forkInto forks the stage in the namespaces of o.
-func forkInto(o Options, files []uintptr) (int, error) {
-	if len(o.Join) == 0 && o.User == nil && o.Time == nil {
-		return forkPlain(o, files)
-	}
-	type result struct {
-		pid int
-		err error
-	}
-	done := make(chan result, 1)
-	go onThreadOfItsOwn(func() {
+func forkInto(o Options, files []uintptr) (*birth, error) {
+	b := newBirth(o)
+	var err error
+	done := make(chan struct{})
+	fork := func() {
+		defer close(done)
 		// setns(2) changes where this thread's children are born.
 		for _, n := range o.Join {
-			if err := unix.Setns(int(n.File.Fd()), n.Flag); err != nil {
-				done <- result{err: fmt.Errorf("join namespace %s: %w", n.File.Name(), err)}
+			if err = unix.Setns(int(n.File.Fd()), n.Flag); err != nil {
+				err = fmt.Errorf("join namespace %s: %w", n.File.Name(), err)
 				return
 			}
 		}
-		var r result
-		if o.User == nil && o.Time == nil {
-			r.pid, r.err = forkPlain(o, files)
-		} else {
-			r.pid, r.err = forkSingle(o, files)
-		}
-		done <- r
-	})
-	r := <-done
-	return r.pid, r.err
+		err = b.begin(files)
+	}
+	if len(o.Join) == 0 {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		fork()
+	} else {
+		go onThreadOfItsOwn(fork)
+		<-done
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // onThreadOfItsOwn calls f on a thread that is given up afterwards, and is not the first one: that one would never end,
@@ -142,18 +148,6 @@ func onThreadOfItsOwn(f func()) {
 		close(done)
 	}()
 	<-done
-}
-
-func forkPlain(o Options, files []uintptr) (int, error) {
-	attr := &syscall.ProcAttr{
-		Env:   stageEnv,
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setsid: true, Cloneflags: o.CloneFlags},
-	}
-	if o.Cgroup != nil {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(o.Cgroup.Fd())
-	}
-	return syscall.ForkExec(self, []string{"husk-agent", stage.Name}, attr)
 }
 
 func configFile(c stage.Config) (*os.File, error) {
