@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -19,20 +20,30 @@ import (
 // greetTime is how long a connection may take to say which stream it is.
 const greetTime = 10 * time.Second
 
-// maxGreeting bounds the connections that have not said it yet.
+// maxGreeting bounds the connections that have not said it yet. One more takes the place of the oldest: any process of
+// the guest can dial and say nothing, and must not keep out those that have something to say.
 const maxGreeting = 64
+
+// graceTime is what even the oldest is given. So many of the guest's connections as its VMM takes, 1024, have had theirs in
+// less than a second.
+const graceTime = 50 * time.Millisecond
 
 // Hub accepts the guest's stream connections and hands each to the session that expects it.
 type Hub struct {
 	listener *net.UnixListener
-	greeting chan struct{}
 	running  sync.WaitGroup
 
 	mu       sync.Mutex
 	expected map[string]chan<- *net.UnixConn
 	served   map[string]func(*net.UnixConn) // for as long as there is a hub
-	greeters map[*net.UnixConn]struct{}
+	greeters []greeter                      // the oldest first
 	closed   bool
+}
+
+// greeter is a connection that has not said its id yet.
+type greeter struct {
+	conn  *net.UnixConn
+	since time.Time
 }
 
 // Listen starts a hub on the unix socket that the VM's vsock connects to.
@@ -43,10 +54,8 @@ func Listen(path string) (*Hub, error) {
 	}
 	h := &Hub{
 		listener: listener,
-		greeting: make(chan struct{}, maxGreeting),
 		expected: make(map[string]chan<- *net.UnixConn),
 		served:   make(map[string]func(*net.UnixConn)),
-		greeters: make(map[*net.UnixConn]struct{}),
 	}
 	h.running.Add(1)
 	go h.accept()
@@ -57,8 +66,8 @@ func Listen(path string) (*Hub, error) {
 func (h *Hub) Close() error {
 	h.mu.Lock()
 	h.closed = true
-	for conn := range h.greeters {
-		_ = conn.Close()
+	for _, g := range h.greeters {
+		_ = g.conn.Close()
 	}
 	for id, taker := range h.expected {
 		delete(h.expected, id)
@@ -73,28 +82,40 @@ func (h *Hub) Close() error {
 func (h *Hub) accept() {
 	defer h.running.Done()
 	for {
-		h.greeting <- struct{}{} // those beyond wait in the socket's queue
 		conn, err := h.listener.AcceptUnix()
 		if err != nil {
-			<-h.greeting
 			if Again(err) {
 				continue
 			}
 			return
 		}
+		h.makeRoom()
 		h.mu.Lock()
-		h.greeters[conn] = struct{}{}
+		h.greeters = append(h.greeters, greeter{conn, time.Now()})
 		closed := h.closed
 		h.mu.Unlock()
 		if closed {
 			_ = conn.Close()
 		}
-		h.running.Add(1)
-		go func() {
-			defer h.running.Done()
-			h.greet(conn)
-			<-h.greeting
-		}()
+		h.running.Go(func() { h.greet(conn) })
+	}
+}
+
+// makeRoom sees to it that one more may greet. Those beyond wait in the socket's queue meanwhile.
+func (h *Hub) makeRoom() {
+	for {
+		h.mu.Lock()
+		if len(h.greeters) < maxGreeting {
+			h.mu.Unlock()
+			return
+		}
+		wait := graceTime - time.Since(h.greeters[0].since)
+		if wait <= 0 {
+			_ = h.greeters[0].conn.Close()
+			h.greeters = slices.Delete(h.greeters, 0, 1)
+		}
+		h.mu.Unlock()
+		time.Sleep(wait)
 	}
 }
 
@@ -115,7 +136,7 @@ func Again(err error) bool {
 func (h *Hub) greet(conn *net.UnixConn) {
 	id, err := readID(conn)
 	h.mu.Lock()
-	delete(h.greeters, conn)
+	h.greeters = slices.DeleteFunc(h.greeters, func(g greeter) bool { return g.conn == conn })
 	taker, serve := h.expected[id], h.served[id]
 	if err == nil && taker != nil {
 		delete(h.expected, id)

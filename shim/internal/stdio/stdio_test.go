@@ -365,3 +365,35 @@ func TestAServedIdIsGoodAgainAndAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoSaysNothingKeepsNobodyOut though there is no limit to how often a guest may dial.
+func TestWhoSaysNothingKeepsNobodyOut(t *testing.T) {
+	h := hub(t)
+	id := h.Serve(func(conn *net.UnixConn) { _ = conn.Close() })
+	var silent []*net.UnixConn
+	for range 4 * maxGreeting {
+		conn, err := net.DialUnix("unix", nil, h.listener.Addr().(*net.UnixAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		silent = append(silent, conn)
+	}
+	begun := time.Now()
+	for range 3 {
+		dial(t, h, id)
+	}
+	if took := time.Since(begun); took > greetTime/2 {
+		t.Errorf("three streams took %v", took)
+	}
+	h.mu.Lock()
+	n := len(h.greeters)
+	h.mu.Unlock()
+	if n > maxGreeting {
+		t.Errorf("%d connections are waited for, more than %d", n, maxGreeting)
+	}
+	_ = silent[0].SetDeadline(time.Now().Add(patience))
+	if _, err := silent[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the first that said nothing: %v", err)
+	}
+}
