@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	agentv1 "github.com/huskvm/husk/proto/husk/agent/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -32,7 +33,7 @@ func mountAll(spec *specs.Spec, list []*agentv1.Storage) (undo func() error, err
 
 // mountStorages mounts the storages in order and answers what undoes it.
 func mountStorages(list []*agentv1.Storage) (undo func() error, err error) {
-	var targets []string
+	var targets, devices []string
 	undo = func() error {
 		var errs []error
 		for i := len(targets) - 1; i >= 0; i-- {
@@ -40,36 +41,63 @@ func mountStorages(list []*agentv1.Storage) (undo func() error, err error) {
 				errs = append(errs, fmt.Errorf("unmount storage %s: %w", targets[i], err))
 			}
 		}
+		for _, d := range devices {
+			errs = append(errs, awaitRelease(d, releaseTime))
+		}
 		return errors.Join(errs...)
 	}
 	for _, s := range list {
-		if err := mountStorage(s); err != nil {
+		device, err := mountStorage(s)
+		if err != nil {
 			return nil, errors.Join(fmt.Errorf("storage %q on %s: %w", s.GetSerial(), s.GetTarget(), err), undo())
 		}
 		targets = append(targets, s.GetTarget())
+		if s.GetSerial() != "" {
+			devices = append(devices, device)
+		}
 	}
 	return undo, nil
 }
 
-func mountStorage(s *agentv1.Storage) error {
-	if !filepath.IsAbs(s.GetTarget()) {
-		return errors.New("the target is not an absolute path")
+// releaseTime is how long a disk may stay in use once it is unmounted: the stage of another container has a copy of the
+// agent's mounts until it has its own root.
+const releaseTime = 10 * time.Second
+
+// awaitRelease waits until a disk is mounted nowhere any more. Then all of it has been written, and the host may take it.
+func awaitRelease(device string, within time.Duration) error {
+	for end := time.Now().Add(within); ; time.Sleep(5 * time.Millisecond) {
+		fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return unix.Close(fd)
+		}
+		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EINTR) {
+			return nil // it is gone
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s is still in use after its unmount: %w", device, err)
+		}
 	}
-	device := s.GetFstype()
+}
+
+// mountStorage answers what it has mounted.
+func mountStorage(s *agentv1.Storage) (device string, err error) {
+	if !filepath.IsAbs(s.GetTarget()) {
+		return "", errors.New("the target is not an absolute path")
+	}
+	device = s.GetFstype()
 	if s.GetSerial() != "" {
-		var err error
 		if device, err = findDevice(s.GetSerial()); err != nil {
-			return err
+			return "", err
 		}
 		if err := settle(device, s); err != nil {
-			return err
+			return "", err
 		}
 	}
 	if err := os.MkdirAll(s.GetTarget(), 0o755); err != nil {
-		return err
+		return "", err
 	}
 	flags, data := splitOptions(s.GetOptions())
-	return unix.Mount(device, s.GetTarget(), s.GetFstype(), flags, data)
+	return device, unix.Mount(device, s.GetTarget(), s.GetFstype(), flags, data)
 }
 
 func splitOptions(options []string) (uintptr, string) {
