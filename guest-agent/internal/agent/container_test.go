@@ -541,3 +541,57 @@ func TestCgroupsBeginAtTheContainersOwn(t *testing.T) {
 		}
 	}
 }
+
+// TestTheGuestsNullDeviceIsNotTheContainers whose root could change it for everyone, through a descriptor or a mask.
+func TestTheGuestsNullDeviceIsNotTheContainers(t *testing.T) {
+	g := newGuest(t)
+	if g.vm {
+		t.Skip("the guest's devices are out of reach")
+	}
+	mode := func() os.FileMode {
+		t.Helper()
+		st, err := os.Stat("/dev/null")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Mode()
+	}
+	before := mode()
+	t.Cleanup(func() { _ = os.Chmod("/dev/null", before) })
+	noInput := func(s *agentv1.Stdio) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.streams[s.Stdin] <- nil
+		s.Stdin = ""
+	}
+	check := func(name string, r *running, err error) {
+		t.Helper()
+		if err == nil {
+			err = r.start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.outcome(); got.stdout != "0\ndone\n" {
+			t.Errorf("%s: %+v", name, got)
+		}
+		if after := mode(); after != before {
+			t.Errorf("%s: the guest's is %v, was %v", name, after, before)
+		}
+		if _, err := r.delete(); err != nil {
+			t.Error(err)
+		}
+	}
+	s := g.spec("sh", "-c", "cat | wc -c; chmod 1666 /dev/stdin && echo done")
+	r, err := g.create(s, func(r *agentv1.CreateContainerRequest) { noInput(r.Stdio) })
+	check("init", r, err)
+	c := g.sleeper()
+	e, err := c.exec(s.Process, func(r *agentv1.ExecProcessRequest) { noInput(r.Stdio) })
+	check("exec", e, err)
+	c.end()
+	g.file("etc/hidden", "text", 0o666)
+	masked := g.spec("sh", "-c", "echo x > /etc/hidden; wc -c < /etc/hidden; chmod 1666 /etc/hidden 2>/dev/null || echo done")
+	masked.Linux.MaskedPaths = []string{"/etc/hidden"}
+	r, err = g.create(masked, func(r *agentv1.CreateContainerRequest) { noInput(r.Stdio) })
+	check("mask", r, err)
+}

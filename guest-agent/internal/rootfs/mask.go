@@ -29,7 +29,7 @@ func (r *Root) Mask(paths []string) error {
 		switch {
 		case err != nil:
 		case !dir:
-			tree, err = OpenTree("/dev/null", false)
+			tree, err = guestNull()
 		case empty < 0:
 			tree, err = emptyDirectory()
 		default:
@@ -49,6 +49,19 @@ func (r *Root) Mask(paths []string) error {
 		}
 	}
 	return nil
+}
+
+// guestNull is a view of the guest's null device through which its owner and mode can't be changed.
+func guestNull() (int, error) {
+	tree, err := OpenTree("/dev/null", false)
+	if err != nil {
+		return -1, err
+	}
+	if err := setReadOnly(tree); err != nil {
+		unix.Close(tree)
+		return -1, err
+	}
+	return tree, nil
 }
 
 // emptyDirectory is a file system that all masked directories share; it can hold nothing.

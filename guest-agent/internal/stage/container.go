@@ -92,6 +92,9 @@ func (p *program) makeContainer() error {
 	if err := root.Pivot(linux.RootfsPropagation); err != nil {
 		return err
 	}
+	if err := replaceNull(); err != nil {
+		return err
+	}
 	if err := p.openTerminal(true); err != nil {
 		return err
 	}
@@ -139,6 +142,9 @@ func (p *program) joinContainer() error {
 		return fmt.Errorf("join the container's namespaces: %w", err)
 	}
 	unix.Close(p.config.JoinFD)
+	if err := replaceNull(); err != nil {
+		return err
+	}
 	return p.openTerminal(false)
 }
 
