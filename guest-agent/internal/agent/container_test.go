@@ -590,7 +590,7 @@ func TestTheGuestsNullDeviceIsNotTheContainers(t *testing.T) {
 	check("exec", e, err)
 	c.end()
 	g.file("etc/hidden", "text", 0o666)
-	masked := g.spec("sh", "-c", "echo x > /etc/hidden; wc -c < /etc/hidden; chmod 1666 /etc/hidden 2>/dev/null || echo done")
+	masked := g.spec("sh", "-c", "echo x > /etc/hidden; wc -c < /etc/hidden; chmod 1666 /etc/hidden; echo done")
 	masked.Linux.MaskedPaths = []string{"/etc/hidden"}
 	r, err = g.create(masked, func(r *agentv1.CreateContainerRequest) { noInput(r.Stdio) })
 	check("mask", r, err)

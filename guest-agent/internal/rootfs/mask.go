@@ -8,7 +8,7 @@ import (
 )
 
 // Mask hides paths: a directory behind an empty read-only one, anything else behind /dev/null. What does not
-// exist needs no hiding. The null device is the guest's own, which no container can replace (CVE-2025-31133).
+// exist needs no hiding.
 func (r *Root) Mask(paths []string) error {
 	empty := -1
 	defer func() {
@@ -29,7 +29,7 @@ func (r *Root) Mask(paths []string) error {
 		switch {
 		case err != nil:
 		case !dir:
-			tree, err = guestNull()
+			tree, err = r.null()
 		case empty < 0:
 			tree, err = emptyDirectory()
 		default:
@@ -49,6 +49,21 @@ func (r *Root) Mask(paths []string) error {
 		}
 	}
 	return nil
+}
+
+// null is the container's own null device, whose owner and mode can be changed through whatever it masks. Where the container
+// has put something else there (CVE-2025-31133), it is the guest's.
+func (r *Root) null() (int, error) {
+	own, err := r.open("/dev/null", unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return guestNull()
+	}
+	defer unix.Close(own)
+	var st unix.Stat_t
+	if err := unix.Fstat(own, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		return guestNull()
+	}
+	return unix.OpenTree(own, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 }
 
 // guestNull is a view of the guest's null device through which its owner and mode can't be changed.

@@ -40,7 +40,8 @@ type Limits struct {
 
 // ErrNoSystemd is of a cgroup that is systemd's to make, where there is none.
 var ErrNoSystemd = errors.New("systemd does not run on this host: " +
-	"let the engine use the cgroupfs driver (cgroupDriver of the kubelet, cgroup_manager of CRI-O, native.cgroupdriver of docker)")
+	"let the engine use the cgroupfs driver (cgroupDriver of the kubelet, cgroup_manager of CRI-O, native.cgroupdriver of docker; " +
+	"no SystemdCgroup in the options of containerd's runtime)")
 
 // CheckDriver says whether a cgroupsPath has the form that the runtime option SystemdCgroup promises. A path that is not
 // systemd's would escape the slice that systemd keeps the pod in.

@@ -24,9 +24,9 @@ const greetTime = 10 * time.Second
 // the guest can dial and say nothing, and must not keep out those that have something to say.
 const maxGreeting = 64
 
-// graceTime is what even the oldest is given. So many of the guest's connections as its VMM takes, 1024, have had theirs in
-// less than a second.
-const graceTime = 50 * time.Millisecond
+// graceTime is what even the oldest is given. As many connections as the VMM takes of its guest, 1024, have had theirs in four
+// seconds.
+const graceTime = 250 * time.Millisecond
 
 // Hub accepts the guest's stream connections and hands each to the session that expects it.
 type Hub struct {
