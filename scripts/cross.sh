@@ -17,7 +17,7 @@ shim/internal/hostnet          -  rtnetlink is not all emulated
 vmm/client                     -  starts processes in new namespaces
 shim/internal/manager          -  starts itself as the shim daemon: likewise
 vmm/jail                       -  starts itself jailed: likewise
-guest-agent/internal/process   TestEveryChildsStatusReachesItsWaiter|TestAFailedForkHasNoWaiter  starts processes
+guest-agent/internal/process   TestEveryChilds.*|TestWhatWasReaped.*  starts processes
 shim/internal/footprint        -  starts processes
 shim/internal/hooks            -  starts processes
 shim/internal/sandbox          -  starts processes
@@ -25,7 +25,9 @@ shim/internal/hostcgroup       TestAProcessIsPlaced.*|TestRemoveWaitsFor.*|TestA
 shim/internal/rundir           TestEvictKillsTheHolder|TestARecycledPidIsNotKilled  starts processes
 shim/internal/node             TestContainerdsConfiguration|TestAnEngine.*|TestInstallAndRemove|TestAnUpgrade.*  starts processes
 shim/internal/stdio            TestALoggingProgram.*  starts processes
-vmm/qemu                       TestFind.*  starts processes
+vmm/control                    TestMoreFilesAreDonated.*|TestARefusedRequest.*  starts processes
+guest-agent/internal/container TestADiskIsReleased.*  starts processes
+vmm/qemu                       TestFind.*|TestAProcessThatHasJustExited.*  starts processes
 vmm/qemu                       TestMachinesOf.*|TestSignalsFrom.*|TestStart(Says|DoesNot).*|TestQEMU.*|TestNothingIsLeft  start QEMU in new namespaces
 vmm/vhostuser                  TestBrokenFrontEndIsTold  control messages are cut without a word
 vmm/virtio/fs                  TestKernel.*  mounts through /dev/fuse, and starts itself
