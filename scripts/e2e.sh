@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs end-to-end tests, and prints each job's output when all have ended. Jobs wait now and then: one more is under way
-# than there are processors.
+# Runs end-to-end tests, as many jobs at a time as there are processors, and prints each job's output when all have
+# ended.
 #
 #   [ROW=n] scripts/e2e.sh RUN CGROUP DRIVER JOB…
 #
@@ -110,7 +110,7 @@ run=$1 cgroup=$2 driver=$3
 shift 3
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
-printf '%s\n' "$@" | xargs -P "$(($(nproc) + 1))" -I '{}' "$0" --job "$run" "$cgroup" "$driver" "$logs" '{}'
+printf '%s\n' "$@" | xargs -P "$(nproc)" -I '{}' "$0" --job "$run" "$cgroup" "$driver" "$logs" '{}'
 failed=0
 for j in "$@"; do
 	cat "$logs/$j"

@@ -133,11 +133,12 @@ func (g *guest) keepsToDevices() {
 		rules []specs.LinuxDeviceCgroup
 		want  []string
 	}{
-		{"without rules", nil, []string{"ok", "ok", "ok", "ok"}},
+		{"without rules", nil, []string{"EPERM", "EPERM", "EPERM", "ok"}}, // zero is every container's
+		{"with a rule for all", []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}, []string{"ok", "ok", "ok", "ok"}},
 		{"with rules", []specs.LinuxDeviceCgroup{
 			{Allow: false, Access: "rwm"},
 			{Allow: true, Type: "c", Major: new(int64(10)), Minor: new(int64(229)), Access: "r"},
-		}, []string{"ok", "EPERM", "EPERM", "ok"}}, // zero is every container's
+		}, []string{"ok", "EPERM", "EPERM", "ok"}},
 	} {
 		s := spec(append([]string{"witness", "open"}, opens...)...)
 		s.Linux.Devices = []specs.LinuxDevice{
