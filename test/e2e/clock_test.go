@@ -35,6 +35,7 @@ func offset(t *testing.T, id string) time.Duration {
 }
 
 func TestTheClockIsTheHosts(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const most = 50 * time.Millisecond
 	flags := withConfigFlags(t, configuration("clock_interval = \"1s\"\n"))
 	b := start(t, append(flags, "--privileged"), "sleep", "1000")

@@ -74,10 +74,10 @@ func run(m *testing.M) int {
 	}
 	code := m.Run()
 	if err := before.Gone(); err != nil {
-		fmt.Fprintf(os.Stderr, "e2e: after %d containers: %v\n", serial.Load(), err)
+		fmt.Fprintln(os.Stderr, "e2e: after all tests:", err)
 		code = 1
 	} else {
-		fmt.Printf("e2e: %d containers have left nothing\n", serial.Load())
+		fmt.Println("e2e: all containers together have left nothing")
 	}
 	if code != 0 {
 		tail, _ := shared.LogTail(60)
