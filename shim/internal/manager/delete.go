@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -26,12 +28,13 @@ const evictTime = 4 * time.Second
 func (s *Shim) delete() error {
 	response := &taskv3.DeleteResponse{ExitStatus: 128 + uint32(syscall.SIGKILL), ExitedAt: timestamppb.Now()}
 	identity, t, kept := bundle.Identity{Sandbox: s.id}, traces{}, (*keptExit)(nil)
-	if dir, err := s.bundleDir(); err == nil {
-		if spec, err := bundle.Load(dir); err == nil {
+	own, bundleErr := s.bundleDir()
+	if bundleErr == nil {
+		if spec, err := bundle.Load(own); err == nil {
 			identity, t.cgroup = bundle.Identify(s.id, spec.Annotations), spec.Linux.CgroupsPath
 			t.netns, _ = bundle.NetworkNamespace(spec)
 		}
-		kept = takeExit(dir)
+		kept = exitIn(own)
 	}
 	dir := s.dir(identity.Sandbox)
 	state, _ := dir.Load()
@@ -53,7 +56,13 @@ func (s *Shim) delete() error {
 	} else {
 		response.Pid = uint32(state.VMM.PID)
 	}
-	return s.writeMessage(response)
+	if err := s.writeMessage(response); err != nil {
+		return err
+	}
+	if bundleErr == nil { // it was told
+		_ = os.Remove(filepath.Join(own, exitFile))
+	}
+	return nil
 }
 
 // traces are a sandbox's outside of its directory.

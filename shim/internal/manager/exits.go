@@ -36,7 +36,7 @@ func keepExits(state rundir.State) {
 		return // nobody asks
 	}
 	for _, c := range state.Containers {
-		if exit := exitOf(state, c.ID); exit != nil {
+		if exit := exitOf(state, c.ID); exit != nil && c.Bundle != "" {
 			if data, err := json.Marshal(exit); err == nil {
 				_ = os.WriteFile(filepath.Join(c.Bundle, exitFile), data, 0o600)
 			}
@@ -44,14 +44,12 @@ func keepExits(state rundir.State) {
 	}
 }
 
-// takeExit takes a container's from its bundle; nil when there is none.
-func takeExit(bundle string) *keptExit {
-	path := filepath.Join(bundle, exitFile)
-	data, err := os.ReadFile(path)
+// exitIn is a container's in its bundle; nil when there is none.
+func exitIn(bundle string) *keptExit {
+	data, err := os.ReadFile(filepath.Join(bundle, exitFile))
 	if err != nil {
 		return nil
 	}
-	_ = os.Remove(path)
 	exit := new(keptExit)
 	if json.Unmarshal(data, exit) != nil {
 		return nil

@@ -288,6 +288,11 @@ func TestDeleteTellsTheStatusThatAKilledShimKnew(t *testing.T) {
 	if r := e.delete(t, "c"); r.ExitStatus != 42 || r.ExitedAt.Seconds != 1 {
 		t.Errorf("answer %v", r)
 	}
+	for _, dir := range []string{".", e.bundle} {
+		if _, err := os.Stat(filepath.Join(dir, exitFile)); err == nil {
+			t.Errorf("%s is left in %s", exitFile, dir)
+		}
+	}
 }
 
 // The engine asks of a pod's containers one after the other, of the sandbox first.
